@@ -1,0 +1,179 @@
+"""The engines: what they must offer, and the choice between them.
+
+``native`` (the C extension) is taken where it can run and passes its self-test, else ``portable``
+(pure Python); the reason is kept for ``conprof doctor`` and one log line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from conprof_core.errors import EngineUnavailableError
+
+if TYPE_CHECKING:
+    from conprof_core.exporters.naming import Naming
+
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineSettings",
+    "EngineUnavailable",
+    "EngineWindow",
+    "Frame",
+    "Row",
+    "choose",
+]
+
+ENGINES = ("native", "portable")
+
+
+class EngineUnavailable(Exception):  # noqa: N818 - a state that choose() handles, not an error
+    """Raised by an engine's constructor when it cannot run here.
+
+    Attributes:
+        reason: why, in words a user understands, without a full stop.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Frame(NamedTuple):
+    """One frame of a stack; ``filename`` is empty and the lines are 0 for a synthetic frame."""
+
+    function: str
+    filename: str
+    line: int
+    start_line: int
+
+
+class Row(NamedTuple):
+    """One aggregated row of a window: equal stack, labels and thread."""
+
+    frames: tuple[tuple[str, str, int, int], ...]  # leaf first; shaped as Frame
+    labels: tuple[tuple[str, str], ...]
+    thread_name: str
+    samples: int
+    cpu_ns: int
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine needs to know.
+
+    Attributes:
+        rate_hz: samples per second of CPU time.
+        period_s: seconds from ``start()`` to the first tick.
+        max_stacks: distinct rows kept in one window.
+        on_terminate: called once, from a background thread, when SIGTERM ends the process and
+            nobody else handles it. Bounded by ``EXIT_FLUSH_S``; never raises.
+    """
+
+    rate_hz: int
+    period_s: float
+    max_stacks: int
+    on_terminate: Callable[[], None]
+
+
+class EngineWindow(Protocol):
+    """The frozen result of one window; independent of the session's later life."""
+
+    start_ns: int  # unix time
+    end_ns: int
+    samples: int
+    cpu_ns: int
+    stacks: int
+    counters: Mapping[str, int]  # what was lost, carried, truncated in this window, by reason
+
+    def encode_pprof(
+        self, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
+    ) -> bytes:
+        """Return the window as uncompressed pprof."""
+        ...
+
+    def rows(self) -> list[Row]:
+        """Return the aggregated rows, for doubles and tests."""
+        ...
+
+
+class Engine(Protocol):
+    """What triggers samples and aggregates them.
+
+    The engine registers no fork hooks itself: ``_fork`` calls its three steps.
+    """
+
+    name: str
+
+    def start(self, settings: EngineSettings, tick: Callable[[], float]) -> None:
+        """Begin to sample, and to call ``tick()`` from a background thread of the engine's own.
+
+        First after ``settings.period_s``, then whenever the number of seconds that ``tick()``
+        returned has passed, or ``wake()`` was called. Never two ticks at once. ``tick`` never
+        raises and may call any method of the engine except ``start`` and ``stop``.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Have ``tick()`` called as soon as possible."""
+        ...
+
+    def pause(self) -> None:
+        """Take no samples until ``resume()``; ticks go on. Also called from within a tick."""
+        ...
+
+    def resume(self) -> None:
+        """Sample again; CPU used during the pause is not charged."""
+        ...
+
+    def take_window(self) -> EngineWindow:
+        """Swap windows. While running, and once after ``stop()`` for the last one."""
+        ...
+
+    def stop(self) -> None:
+        """Take no more samples and call no more ticks; a tick under way is not waited for.
+
+        Data is kept until ``take_window()``. Harmless when called twice.
+        """
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """Return counters since ``start()``."""
+        ...
+
+    def prefork(self) -> None:
+        """Bring the engine into a state that survives a fork; its threads are gone on return."""
+        ...
+
+    def postfork_parent(self) -> None:
+        """Go on after ``prefork()``, without a gap in the window."""
+        ...
+
+    def postfork_child(self) -> None:
+        """Become a stopped, empty engine. Nothing of the parent's window is kept."""
+        ...
+
+
+def choose(prefer: str | None) -> tuple[Engine, str]:
+    """Return an engine and why it is not the native one (empty if it is).
+
+    Raises:
+        EngineUnavailableError: ``prefer`` names an engine that cannot run here.
+    """
+    reason = "CONPROF_ENGINE=portable demands it"
+    if prefer != "portable":
+        try:
+            from conprof_core._engine.native import NativeEngine
+
+            return NativeEngine(), ""
+        except EngineUnavailable as unavailable:
+            reason = unavailable.reason
+        except ImportError:
+            reason = "the C extension is not part of this installation"
+        if prefer == "native":
+            raise EngineUnavailableError("native", reason)
+    from conprof_core._engine.portable import PortableEngine
+
+    return PortableEngine(), reason

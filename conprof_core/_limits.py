@@ -1,0 +1,44 @@
+"""Every bound on the memory and the time that the profiler may take, in one place.
+
+The C extension has its own constants where it cannot read these; each of those names its twin here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_QUEUED_WINDOWS: Final = 16
+"""Encoded windows kept per exporter while its destination is away: 12 minutes at 45 s."""
+
+MAX_QUEUED_BYTES: Final = 16 << 20
+"""Bytes of encoded windows kept per exporter; the older windows give way first."""
+
+MAX_STACKS: Final = 16_384
+"""Distinct (stack, label set, thread) rows in one window; what is beyond goes to ``[lost]``."""
+
+MAX_STACK_DEPTH: Final = 256
+"""Frames kept of one stack: ``LEAF_FRAMES`` nearest the leaf, ``ROOT_FRAMES`` nearest the root."""
+
+LEAF_FRAMES: Final = 192
+ROOT_FRAMES: Final = MAX_STACK_DEPTH - LEAF_FRAMES
+
+MAX_LABEL_SETS: Final = 1_000
+"""Distinct label sets alive at once; what is beyond shares the overflow set."""
+
+MAX_LABELS: Final = 32
+"""Labels in one set; further ones are left out."""
+
+MAX_LABEL_VALUE: Final = 200
+"""Characters of a label or tag value; longer ones end in an ellipsis."""
+
+MAX_NAME: Final = 1_000
+"""Characters of a function or file name in a profile."""
+
+MAX_RESPONSE_BYTES: Final = 4_096
+"""Bytes of an answer that an exporter reads."""
+
+EXIT_FLUSH_S: Final = 2.0
+"""Longest delay of interpreter exit, and of SIGTERM, for the last window."""
+
+MIN_RATE_HZ: Final = 1
+MAX_RATE_HZ: Final = 1_000

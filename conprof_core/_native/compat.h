@@ -1,0 +1,172 @@
+/* compat.h: every CPython-version and platform difference of the extension.
+ *
+ * No other file may test PY_VERSION_HEX. A new CPython minor version is
+ * supported by making this header right and running the self-test, the
+ * accuracy benchmark and the stress target on it.
+ *
+ * Facts are from CPython's own headers of each version (pycore_frame.h,
+ * pycore_interpframe_structs.h, pycore_context.h, pycore_hamt.h).
+ */
+#ifndef CONPROF_COMPAT_H
+#define CONPROF_COMPAT_H
+
+#ifndef Py_BUILD_CORE_MODULE
+#define Py_BUILD_CORE_MODULE 1
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x03100000
+#error "conprof's native engine knows CPython 3.11 to 3.15"
+#endif
+#ifdef Py_GIL_DISABLED
+#error "conprof's native engine needs a CPython with a GIL"
+#endif
+#if !defined(__linux__)
+#error "conprof's native engine needs Linux"
+#endif
+
+#include <internal/pycore_context.h>
+#if PY_VERSION_HEX >= 0x030E0000
+#include <internal/pycore_interpframe_structs.h>
+#include <internal/pycore_tstate.h>
+#else
+#include <internal/pycore_frame.h>
+#endif
+
+typedef struct _PyInterpreterFrame conprof_frame;
+
+/* Who owns a frame. THREAD: in a data-stack chunk. GENERATOR: inside a
+ * generator, coroutine or async generator. ENTRY: pushed by the interpreter
+ * on the C stack, carries no Python code (3.12+). */
+#define CONPROF_OWNER_THREAD FRAME_OWNED_BY_THREAD
+#define CONPROF_OWNER_GENERATOR FRAME_OWNED_BY_GENERATOR
+
+/* May run in signal context. */
+static inline bool
+conprof_owner_is_entry(char owner)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    return owner >= FRAME_OWNED_BY_INTERPRETER;
+#elif PY_VERSION_HEX >= 0x030C0000
+    return owner == FRAME_OWNED_BY_CSTACK;
+#else
+    (void)owner;
+    return false;
+#endif
+}
+
+/* The innermost frame of a thread. May run in signal context: `ts` must be the
+ * calling thread's own state. On 3.11 and 3.12 the value can be stale for a few
+ * instructions, so it is only a candidate until the walk has validated it. */
+static inline const conprof_frame *
+conprof_current_frame(const PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return ts->current_frame;
+#else
+    return ts->cframe == NULL ? NULL : ts->cframe->current_frame;
+#endif
+}
+
+/* The frame below which there is nothing: NULL, or on 3.15 a sentinel inside
+ * the thread state. May run in signal context. */
+static inline const conprof_frame *
+conprof_bottom_frame(const PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030F0000
+    return ts->base_frame;
+#else
+    (void)ts;
+    return NULL;
+#endif
+}
+
+/* The code object of a frame, never dereferenced here; NULL when the frame has
+ * none. 3.14+ keeps tag bits in the reference. May run in signal context. */
+static inline uintptr_t
+conprof_frame_code(const conprof_frame *f)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    return f->f_executable.bits & ~(uintptr_t)7;
+#elif PY_VERSION_HEX >= 0x030D0000
+    return (uintptr_t)f->f_executable;
+#else
+    return (uintptr_t)f->f_code;
+#endif
+}
+
+/* Address of the instruction a frame stands at. May run in signal context. */
+static inline uintptr_t
+conprof_frame_instruction(const conprof_frame *f)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    return (uintptr_t)f->instr_ptr;
+#else
+    return (uintptr_t)f->prev_instr;
+#endif
+}
+
+#define CONPROF_CODE_FIRST_INSTRUCTION offsetof(PyCodeObject, co_code_adaptive)
+#define CONPROF_GENERATOR_FRAME_OFFSET offsetof(PyGenObject, gi_iframe)
+
+/* May a generator's frame be read without the kernel's help? Only where a walk
+ * after every single instruction found no moment at which the chain names
+ * memory that is no generator (measured on 3.13). Elsewhere the read goes
+ * through conprof_safe_read. */
+#if PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030E0000
+#define CONPROF_GENERATOR_READ_DIRECT 1
+#else
+#define CONPROF_GENERATOR_READ_DIRECT 0
+#endif
+
+/* How the death of a code object becomes known: a watcher where there is one,
+ * the type's own deallocator before. */
+#if PY_VERSION_HEX >= 0x030C0000
+#define CONPROF_HAVE_CODE_WATCHER 1
+#else
+#define CONPROF_HAVE_CODE_WATCHER 0
+#endif
+
+/* The calling thread's Python state, or NULL. May run in signal context: both
+ * calls only read thread-local storage. */
+static inline PyThreadState *
+conprof_own_thread_state(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyThreadState *current = PyThreadState_GetUnchecked();
+#elif PY_VERSION_HEX >= 0x030C0000
+    PyThreadState *current = _PyThreadState_UncheckedGet();
+#else
+    /* There it is one variable of the process, not of the thread. */
+    PyThreadState *current = NULL;
+#endif
+    if (current != NULL) {
+        return current;
+    }
+    return PyGILState_GetThisThreadState();
+}
+
+/* Nodes of the HAMT that holds a context's variables; private to CPython's
+ * hamt.c and unchanged from 3.7 to 3.15. */
+typedef struct {
+    PyObject_VAR_HEAD uint32_t b_bitmap;
+    PyObject *b_array[1];
+} conprof_hamt_bitmap_node;
+
+typedef struct {
+    PyObject_HEAD PyObject *a_array[32];
+    Py_ssize_t a_count;
+} conprof_hamt_array_node;
+
+static inline Py_hash_t
+conprof_context_var_hash(PyObject *var)
+{
+    return ((PyContextVar *)var)->var_hash;
+}
+
+#endif

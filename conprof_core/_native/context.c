@@ -1,0 +1,116 @@
+/* context.c: a look-up in CPython's hash array mapped trie. See context.h. */
+#include "context.h"
+
+/* 32 hash bits, five a level, and one level for equal hashes. */
+#define MAX_DEPTH 8
+
+/* immutable after conprof_context_init */
+static PyTypeObject *bitmap_type, *array_type;
+static PyObject *variable;
+static PyTypeObject *cell_type;
+static uint32_t variable_hash;
+
+/* SIGNAL-SAFE. hamt.c folds a hash to 32 bits and avoids -1. */
+static uint32_t
+fold(Py_hash_t hash)
+{
+    uint64_t wide = (uint64_t)hash;
+    int32_t folded = (int32_t)(uint32_t)(wide ^ wide >> 32);
+    return folded == -1 ? (uint32_t)-2 : (uint32_t)folded;
+}
+
+/* SIGNAL-SAFE. Our variable's value below `node`. A collision node would mean
+ * that another variable has the same 32-bit hash: it reads as "no label". */
+static PyObject *
+find(PyObject *node)
+{
+    uint32_t shift = 0;
+    for (int depth = 0; depth < MAX_DEPTH && node != NULL; depth++, shift += 5) {
+        uint32_t bits = variable_hash >> shift & 31;
+        if (Py_TYPE(node) == bitmap_type) {
+            const conprof_hamt_bitmap_node *bitmap = (conprof_hamt_bitmap_node *)node;
+            uint32_t bit = (uint32_t)1 << bits;
+            if (!(bitmap->b_bitmap & bit)) {
+                return NULL;
+            }
+            int index = __builtin_popcount(bitmap->b_bitmap & (bit - 1));
+            PyObject *key = bitmap->b_array[2 * index];
+            PyObject *value = bitmap->b_array[2 * index + 1];
+            if (key != NULL) {
+                return key == variable ? value : NULL;
+            }
+            node = value;
+        }
+        else if (Py_TYPE(node) == array_type) {
+            node = ((conprof_hamt_array_node *)node)->a_array[bits];
+        }
+        else {
+            return NULL;
+        }
+    }
+    return NULL;
+}
+
+conprof_label_cell *
+conprof_context_cell(const PyThreadState *ts)
+{
+    const PyContext *context = (const PyContext *)ts->context;
+    if (context == NULL || Py_TYPE((PyObject *)context) != &PyContext_Type ||
+        context->ctx_vars == NULL) {
+        return NULL;
+    }
+    PyObject *value = find((PyObject *)((PyHamtObject *)context->ctx_vars)->h_root);
+    return value != NULL && Py_TYPE(value) == cell_type ? (conprof_label_cell *)value : NULL;
+}
+
+/* Enters a fresh context with `count` variables set and returns the type of its
+ * root node, borrowed; NULL with an exception on failure. */
+static PyTypeObject *
+root_type_of(int count)
+{
+    PyTypeObject *type = NULL;
+    PyObject *context = PyContext_New();
+    PyObject *variables = PyList_New(0);
+    if (context == NULL || variables == NULL || PyContext_Enter(context) < 0) {
+        goto done;
+    }
+    for (int i = 0; i < count; i++) {
+        PyObject *var = PyContextVar_New("conprof_probe", NULL);
+        PyObject *token = var == NULL ? NULL : PyContextVar_Set(var, Py_None);
+        int kept = token == NULL ? -1 : PyList_Append(variables, var);
+        Py_XDECREF(var);
+        Py_XDECREF(token);
+        if (kept < 0) {
+            break;
+        }
+    }
+    if (!PyErr_Occurred()) {
+        type = Py_TYPE((PyObject *)((PyContext *)context)->ctx_vars->h_root);
+    }
+    if (PyContext_Exit(context) < 0) {
+        type = NULL;
+    }
+done:
+    Py_XDECREF(variables);
+    Py_XDECREF(context);
+    return type;
+}
+
+int
+conprof_context_init(void)
+{
+    variable = conprof_labels_variable();
+    cell_type = conprof_labels_cell_type();
+    variable_hash = fold(conprof_context_var_hash(variable));
+    /* A node turns from bitmap to array at 16 children. */
+    bitmap_type = root_type_of(1);
+    array_type = bitmap_type == NULL ? NULL : root_type_of(200);
+    if (array_type == NULL) {
+        return -1;
+    }
+    if (bitmap_type == array_type) {
+        PyErr_SetString(PyExc_RuntimeError, "the context's tree has an unknown shape");
+        return -1;
+    }
+    return 0;
+}

@@ -1,0 +1,267 @@
+/* label_records.c: interned label records and late bindings. See labels.h. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "hash.h"
+#include "label_records.h"
+#include "lock.h"
+
+#define TABLE_SLOTS (CONPROF_MAX_LABEL_RECORDS * 2)
+#define BINDING_SLOTS (CONPROF_MAX_BINDINGS * 2)
+#define DELETED ((struct conprof_label_record *)1)
+
+struct binding {
+    uint64_t cell_id;
+    struct conprof_label_record *record; /* counted */
+};
+
+/* owner: holder of the session lock */
+static struct conprof_label_record *table[TABLE_SLOTS];
+static struct conprof_label_record *limbo;
+static struct binding *bindings; /* BINDING_SLOTS of them, or NULL before first use */
+static uint32_t binding_count;
+static uint32_t alive;
+static uint64_t refused;
+
+/* immutable after conprof_label_records_init */
+static struct conprof_label_record *empty_record, *overflow_record;
+
+static uint64_t
+hash_of(const struct conprof_label *labels, uint32_t count)
+{
+    uint64_t hash = count;
+    for (uint32_t i = 0; i < count; i++) {
+        hash = conprof_hash_bytes(hash, labels[i].key, labels[i].key_bytes);
+        hash = conprof_hash_bytes(hash, labels[i].value, labels[i].value_bytes);
+    }
+    return hash;
+}
+
+static bool
+same(const struct conprof_label_record *record, uint64_t hash, const struct conprof_label *labels,
+     uint32_t count)
+{
+    if (record->hash != hash || record->count != count) {
+        return false;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const struct conprof_label *a = &record->labels[i], *b = &labels[i];
+        if (a->key_bytes != b->key_bytes || a->value_bytes != b->value_bytes ||
+            memcmp(a->key, b->key, a->key_bytes) != 0 ||
+            memcmp(a->value, b->value, a->value_bytes) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static struct conprof_label_record *
+new_record(uint64_t hash, const struct conprof_label *labels, uint32_t count)
+{
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        bytes += labels[i].key_bytes + labels[i].value_bytes;
+    }
+    struct conprof_label_record *record =
+        malloc(sizeof *record + count * sizeof(struct conprof_label) + bytes);
+    if (record == NULL) {
+        return NULL;
+    }
+    *record = (struct conprof_label_record){.count = count, .hash = hash};
+    char *text = (char *)&record->labels[count];
+    for (uint32_t i = 0; i < count; i++) {
+        record->labels[i] = labels[i];
+        memcpy(text, labels[i].key, labels[i].key_bytes);
+        record->labels[i].key = text;
+        text += labels[i].key_bytes;
+        memcpy(text, labels[i].value, labels[i].value_bytes);
+        record->labels[i].value = text;
+        text += labels[i].value_bytes;
+    }
+    return record;
+}
+
+bool
+conprof_label_records_init(void)
+{
+    static const struct conprof_label overflow = {"conprof.overflow", "labels", 16, 6};
+    if (empty_record == NULL) {
+        empty_record = new_record(hash_of(NULL, 0), NULL, 0);
+        overflow_record = new_record(hash_of(&overflow, 1), &overflow, 1);
+        if (empty_record == NULL || overflow_record == NULL) {
+            return false;
+        }
+        empty_record->is_permanent = overflow_record->is_permanent = true;
+    }
+    return true;
+}
+
+struct conprof_label_record *
+conprof_labels_empty(void)
+{
+    return empty_record;
+}
+
+struct conprof_label_record *
+conprof_labels_overflow(void)
+{
+    return overflow_record;
+}
+
+struct conprof_label_record *
+conprof_label_records_intern(const struct conprof_label *labels, uint32_t count)
+{
+    if (count == 0) {
+        return empty_record;
+    }
+    uint64_t hash = hash_of(labels, count);
+    struct conprof_label_record *record = NULL;
+    conprof_lock();
+    uint32_t free_at = TABLE_SLOTS;
+    for (uint32_t i = 0; i < TABLE_SLOTS; i++) {
+        uint32_t at = (uint32_t)(hash + i) % TABLE_SLOTS;
+        if (table[at] == NULL || table[at] == DELETED) {
+            free_at = free_at == TABLE_SLOTS ? at : free_at;
+            if (table[at] == NULL) {
+                break;
+            }
+        }
+        else if (same(table[at], hash, labels, count)) {
+            record = table[at];
+            break;
+        }
+    }
+    if (record == NULL && alive < CONPROF_MAX_LABEL_RECORDS && free_at < TABLE_SLOTS) {
+        record = new_record(hash, labels, count);
+        if (record != NULL) {
+            table[free_at] = record;
+            alive++;
+        }
+    }
+    if (record == NULL) {
+        refused++;
+        record = overflow_record;
+    }
+    conprof_labels_acquire(record);
+    conprof_unlock();
+    return record;
+}
+
+void
+conprof_labels_acquire(struct conprof_label_record *record)
+{
+    record->refs++;
+}
+
+static void
+remove_from_table(const struct conprof_label_record *record)
+{
+    for (uint32_t i = 0; i < TABLE_SLOTS; i++) {
+        uint32_t at = (uint32_t)(record->hash + i) % TABLE_SLOTS;
+        if (table[at] == record) {
+            /* A place before an empty one ends no probe: it may be empty, too. */
+            uint32_t next = (at + 1) % TABLE_SLOTS;
+            table[at] = table[next] == NULL ? NULL : DELETED;
+            return;
+        }
+        if (table[at] == NULL) {
+            return;
+        }
+    }
+}
+
+void
+conprof_labels_release(struct conprof_label_record *record)
+{
+    if (--record->refs == 0 && !record->is_permanent) {
+        remove_from_table(record);
+        record->next_in_limbo = limbo;
+        limbo = record;
+    }
+}
+
+void
+conprof_labels_sweep(void)
+{
+    struct conprof_label_record *record = limbo;
+    limbo = NULL;
+    while (record != NULL) {
+        struct conprof_label_record *next = record->next_in_limbo;
+        if (record->refs == 0) {
+            free(record);
+            alive--;
+        }
+        else {
+            /* A sample in the ring brought it back: it dies with its last entry. */
+            record->next_in_limbo = NULL;
+        }
+        record = next;
+    }
+}
+
+void
+conprof_label_records_bind(uint64_t cell_id, struct conprof_label_record *record)
+{
+    conprof_lock();
+    if (bindings == NULL) {
+        bindings = calloc(BINDING_SLOTS, sizeof *bindings);
+    }
+    if (bindings == NULL || binding_count >= CONPROF_MAX_BINDINGS) {
+        refused++;
+    }
+    else {
+        uint32_t at = (uint32_t)(conprof_hash_word(0, cell_id) % BINDING_SLOTS);
+        while (bindings[at].cell_id != 0 && bindings[at].cell_id != cell_id) {
+            at = (at + 1) % BINDING_SLOTS;
+        }
+        conprof_labels_acquire(record);
+        if (bindings[at].cell_id == cell_id) {
+            conprof_labels_release(bindings[at].record);
+        }
+        else {
+            binding_count++;
+        }
+        bindings[at] = (struct binding){cell_id, record};
+    }
+    conprof_unlock();
+}
+
+struct conprof_label_record *
+conprof_labels_binding(uint64_t cell_id)
+{
+    if (binding_count == 0) {
+        return NULL;
+    }
+    uint32_t at = (uint32_t)(conprof_hash_word(0, cell_id) % BINDING_SLOTS);
+    while (bindings[at].cell_id != 0) {
+        if (bindings[at].cell_id == cell_id) {
+            return bindings[at].record;
+        }
+        at = (at + 1) % BINDING_SLOTS;
+    }
+    return NULL;
+}
+
+void
+conprof_labels_reset_bindings(void)
+{
+    for (uint32_t i = 0; binding_count > 0 && i < BINDING_SLOTS; i++) {
+        if (bindings[i].cell_id != 0) {
+            conprof_labels_release(bindings[i].record);
+            bindings[i].cell_id = 0;
+            binding_count--;
+        }
+    }
+}
+
+uint32_t
+conprof_labels_alive(void)
+{
+    return alive;
+}
+
+uint64_t
+conprof_labels_refused(void)
+{
+    return refused;
+}

@@ -1,0 +1,363 @@
+/* labels.c: the Python types LabelSet and LabelCell, and the ContextVar.
+ *
+ * All functions run with the GIL held. See labels.h for the life of a record.
+ */
+#include "labels.h"
+
+#include "label_records.h"
+#include "lock.h"
+
+#define MAX_LABELS 64
+
+static PyObject *context_variable;     /* immutable after init */
+static PyObject *empty_set;            /* immutable after init */
+static _Atomic uint64_t next_cell = 1; /* written by: GIL holder */
+
+/* ---- LabelSet ---- */
+
+static void
+label_set_dealloc(PyObject *self)
+{
+    conprof_label_set *set = (conprof_label_set *)self;
+    if (set->record != NULL) {
+        conprof_lock();
+        conprof_labels_release(set->record);
+        conprof_unlock();
+    }
+    Py_XDECREF(set->items);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyObject *
+label_set_items(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef(((conprof_label_set *)self)->items);
+}
+
+static PyObject *
+label_set_repr(PyObject *self)
+{
+    return PyUnicode_FromFormat("LabelSet(%R)", ((conprof_label_set *)self)->items);
+}
+
+static PyMethodDef label_set_methods[] = {
+    {"items", label_set_items, METH_NOARGS, "The pairs, sorted by key."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject label_set_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "conprof_core._native.LabelSet",
+    .tp_basicsize = sizeof(conprof_label_set),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .tp_doc = "An immutable, interned set of labels. Made by intern_labels().",
+    .tp_dealloc = label_set_dealloc,
+    .tp_repr = label_set_repr,
+    .tp_methods = label_set_methods,
+};
+
+/* Makes a LabelSet of a sorted list of (str, str) tuples. */
+static PyObject *
+label_set_from_sorted(PyObject *pairs)
+{
+    struct conprof_label labels[MAX_LABELS];
+    Py_ssize_t count = PyList_GET_SIZE(pairs);
+    if (count > MAX_LABELS) {
+        return PyErr_Format(PyExc_ValueError, "a label set holds at most %d labels, not %zd",
+                            MAX_LABELS, count);
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *pair = PyList_GET_ITEM(pairs, i);
+        PyObject *key, *value;
+        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "UU", &key, &value)) {
+            PyErr_SetString(PyExc_TypeError, "labels are pairs of str");
+            return NULL;
+        }
+        Py_ssize_t key_bytes, value_bytes;
+        labels[i].key = PyUnicode_AsUTF8AndSize(key, &key_bytes);
+        labels[i].value =
+            labels[i].key == NULL ? NULL : PyUnicode_AsUTF8AndSize(value, &value_bytes);
+        if (labels[i].value == NULL) {
+            return NULL;
+        }
+        labels[i].key_bytes = (uint32_t)key_bytes;
+        labels[i].value_bytes = (uint32_t)value_bytes;
+    }
+    conprof_label_set *set = PyObject_New(conprof_label_set, &label_set_type);
+    if (set == NULL) {
+        return NULL;
+    }
+    set->record = NULL;
+    set->items = PyList_AsTuple(pairs);
+    if (set->items == NULL) {
+        Py_DECREF(set);
+        return NULL;
+    }
+    set->record = conprof_label_records_intern(labels, (uint32_t)count);
+    if (count == 0) {
+        conprof_lock();
+        conprof_labels_acquire(set->record);
+        conprof_unlock();
+    }
+    return (PyObject *)set;
+}
+
+/* A new sorted list of pairs without repeated keys; the later pair wins. */
+static PyObject *
+sorted_pairs(PyObject *pairs)
+{
+    PyObject *merged = PyDict_New();
+    if (merged == NULL) {
+        return NULL;
+    }
+    int failed = PyDict_Check(pairs) ? PyDict_Merge(merged, pairs, 1)
+                                     : PyDict_MergeFromSeq2(merged, pairs, 1);
+    PyObject *list = failed < 0 ? NULL : PyDict_Items(merged);
+    Py_DECREF(merged);
+    if (list != NULL && PyList_Sort(list) < 0) {
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
+static PyObject *
+intern_labels(PyObject *Py_UNUSED(module), PyObject *pairs)
+{
+    PyObject *list = sorted_pairs(pairs);
+    if (list == NULL) {
+        return NULL;
+    }
+    PyObject *set = label_set_from_sorted(list);
+    Py_DECREF(list);
+    return set;
+}
+
+/* ---- LabelCell ---- */
+
+static void
+cell_set(conprof_label_cell *cell, PyObject *labels)
+{
+    /* The record changes before the old set can die. */
+    PyObject *old = cell->labels;
+    cell->labels = Py_NewRef(labels);
+    atomic_store_explicit(&cell->record, ((conprof_label_set *)labels)->record,
+                          memory_order_release);
+    Py_XDECREF(old);
+}
+
+static int
+cell_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    conprof_label_cell *cell = (conprof_label_cell *)self;
+    Py_VISIT(cell->labels);
+    Py_VISIT(cell->own);
+    Py_VISIT(cell->children);
+    return 0;
+}
+
+static int
+cell_clear(PyObject *self)
+{
+    /* `labels` stays: a context may still be current while its cell is cleared. */
+    Py_CLEAR(((conprof_label_cell *)self)->own);
+    Py_CLEAR(((conprof_label_cell *)self)->children);
+    return 0;
+}
+
+static void
+cell_dealloc(PyObject *self)
+{
+    PyObject_GC_UnTrack(self);
+    cell_clear(self);
+    Py_CLEAR(((conprof_label_cell *)self)->labels);
+    Py_TYPE(self)->tp_free(self);
+}
+
+static PyTypeObject cell_type;
+
+/* Registers `cell` with a provisional parent so that bind() reaches it. */
+static int
+adopt(conprof_label_cell *parent, conprof_label_cell *cell, PyObject *labels)
+{
+    cell->own = Py_NewRef(((conprof_label_set *)labels)->items);
+    if (parent->children == NULL) {
+        parent->children = PyList_New(0);
+        if (parent->children == NULL) {
+            return -1;
+        }
+    }
+    return PyList_Append(parent->children, (PyObject *)cell);
+}
+
+static PyObject *
+cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"labels", "provisional", "parent", NULL};
+    PyObject *labels, *parent = Py_None;
+    int provisional = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$pO:LabelCell", names, &label_set_type,
+                                     &labels, &provisional, &parent)) {
+        return NULL;
+    }
+    if (parent != Py_None && !PyObject_TypeCheck(parent, &cell_type)) {
+        PyErr_SetString(PyExc_TypeError, "parent must be a LabelCell or None");
+        return NULL;
+    }
+    conprof_label_cell *cell = (conprof_label_cell *)type->tp_alloc(type, 0);
+    if (cell == NULL) {
+        return NULL;
+    }
+    cell->id = atomic_fetch_add_explicit(&next_cell, 1, memory_order_relaxed);
+    cell_set(cell, labels);
+    if (parent != Py_None && ((conprof_label_cell *)parent)->is_provisional) {
+        provisional = 1;
+        if (adopt((conprof_label_cell *)parent, cell, labels) < 0) {
+            Py_DECREF(cell);
+            return NULL;
+        }
+    }
+    atomic_store_explicit(&cell->is_provisional, provisional != 0, memory_order_release);
+    return (PyObject *)cell;
+}
+
+static int bind_cell(conprof_label_cell *cell, PyObject *labels);
+
+/* Gives the children of a cell that is bound now the parent's labels with their
+ * own on top. */
+static int
+bind_children(conprof_label_cell *cell)
+{
+    PyObject *children = cell->children;
+    cell->children = NULL;
+    int failed = 0;
+    for (Py_ssize_t i = 0; children != NULL && i < PyList_GET_SIZE(children) && !failed; i++) {
+        conprof_label_cell *child = (conprof_label_cell *)PyList_GET_ITEM(children, i);
+        if (child->own == NULL) {
+            continue; /* cleared by the collector: nobody can run under it */
+        }
+        PyObject *merged =
+            PySequence_Concat(((conprof_label_set *)cell->labels)->items, child->own);
+        PyObject *set = merged == NULL ? NULL : intern_labels(NULL, merged);
+        failed = set == NULL || bind_cell(child, set) < 0;
+        Py_XDECREF(merged);
+        Py_XDECREF(set);
+    }
+    Py_XDECREF(children);
+    return failed ? -1 : 0;
+}
+
+static int
+bind_cell(conprof_label_cell *cell, PyObject *labels)
+{
+    bool was_provisional = atomic_exchange(&cell->is_provisional, false);
+    cell_set(cell, labels);
+    if (was_provisional && atomic_load(&cell->was_sampled)) {
+        conprof_label_records_bind(cell->id, ((conprof_label_set *)labels)->record);
+    }
+    return bind_children(cell);
+}
+
+static PyObject *
+cell_bind(PyObject *self, PyObject *labels)
+{
+    if (!Py_IS_TYPE(labels, &label_set_type)) {
+        PyErr_SetString(PyExc_TypeError, "bind() takes a LabelSet");
+        return NULL;
+    }
+    if (bind_cell((conprof_label_cell *)self, labels) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+cell_get_labels(PyObject *self, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(((conprof_label_cell *)self)->labels);
+}
+
+static PyObject *
+cell_get_id(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(((conprof_label_cell *)self)->id);
+}
+
+static PyObject *
+cell_get_provisional(PyObject *self, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(atomic_load(&((conprof_label_cell *)self)->is_provisional));
+}
+
+static PyMethodDef cell_methods[] = {
+    {"bind", cell_bind, METH_O, "Set the final labels; earlier samples get them, too."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef cell_getset[] = {
+    {"labels", cell_get_labels, NULL, "The current LabelSet.", NULL},
+    {"id", cell_get_id, NULL, "A number that no other cell has or had.", NULL},
+    {"provisional", cell_get_provisional, NULL, "Whether bind() is still to come.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyTypeObject cell_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "conprof_core._native.LabelCell",
+    .tp_basicsize = sizeof(conprof_label_cell),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .tp_doc = "LabelCell(labels, *, provisional=False, parent=None)\n\n"
+              "The value of the labels' context variable; shared by copied contexts.",
+    .tp_new = cell_new,
+    .tp_dealloc = cell_dealloc,
+    .tp_traverse = cell_traverse,
+    .tp_clear = cell_clear,
+    .tp_methods = cell_methods,
+    .tp_getset = cell_getset,
+};
+
+/* ---- module ---- */
+
+static PyMethodDef functions[] = {
+    {"intern_labels", intern_labels, METH_O,
+     "intern_labels(pairs) -> LabelSet\n\nThe one set of these labels; a mapping or pairs of "
+     "str. Returns the overflow set when too many distinct sets are alive."},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+conprof_labels_init(PyObject *module)
+{
+    if (PyType_Ready(&label_set_type) < 0 || PyType_Ready(&cell_type) < 0) {
+        return -1;
+    }
+    if (!conprof_label_records_init()) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (context_variable == NULL) {
+        context_variable = PyContextVar_New("conprof_labels", Py_None);
+        PyObject *none = PyList_New(0);
+        empty_set = none == NULL ? NULL : label_set_from_sorted(none);
+        Py_XDECREF(none);
+        if (context_variable == NULL || empty_set == NULL) {
+            return -1;
+        }
+    }
+    if (PyModule_AddFunctions(module, functions) < 0 ||
+        PyModule_AddObjectRef(module, "LabelSet", (PyObject *)&label_set_type) < 0 ||
+        PyModule_AddObjectRef(module, "LabelCell", (PyObject *)&cell_type) < 0 ||
+        PyModule_AddObjectRef(module, "context_var", context_variable) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *
+conprof_labels_variable(void)
+{
+    return context_variable;
+}
+
+PyTypeObject *
+conprof_labels_cell_type(void)
+{
+    return &cell_type;
+}

@@ -1,0 +1,93 @@
+/* ring.h: the buffer between signal handlers and the drain.
+ *
+ * Protocol
+ *   A fixed array of 64-bit words, many writers, one reader.
+ *   `reserved` and `consumed` count words since start and never wrap in
+ *   practice (2^64 words); word w lives at words[w & mask].
+ *
+ *   Writer (a signal handler, or a thread that retires itself):
+ *     1. reserve n words with one compare-and-swap on `reserved`, refused when
+ *        reserved + n - consumed > capacity: the caller keeps what it has (its
+ *        weight is carried to its next sample), nothing is overwritten;
+ *     2. fill words 1..n-1 of the record;
+ *     3. publish word 0, the header, with release order. A header is never 0.
+ *   Reader (holder of the session lock):
+ *     1. load the header at `consumed` with acquire order; 0 means that nothing
+ *        is published yet there, whatever is published behind it;
+ *     2. use the record, then set all its words to 0: the next header may fall
+ *        on any of them;
+ *     3. advance `consumed` with release order: only now may writers reuse it.
+ *   There is no ABA: positions only grow, and a position is filled once.
+ *
+ *   A writer that is descheduled between 1 and 3 delays the reader and nothing
+ *   else. No writer ever waits.
+ */
+#ifndef CONPROF_RING_H
+#define CONPROF_RING_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* 512 KiB: about 1 900 samples of 30 frames, or ten seconds of two busy cores
+ * at 100 Hz without a single drain. */
+#define CONPROF_RING_WORDS ((size_t)1 << 16)
+
+/* One record may not take more than a quarter, so that no record starves. */
+#define CONPROF_RING_MAX_RECORD (CONPROF_RING_WORDS / 4)
+
+enum conprof_record_kind {
+    CONPROF_RECORD_PAD = 1,    /* reserved, then given up; skip it */
+    CONPROF_RECORD_SAMPLE = 2, /* sample.h */
+    CONPROF_RECORD_CODE = 3,   /* code_registry.h */
+};
+
+struct conprof_ring {
+    uint64_t *words;           /* immutable after conprof_ring_init */
+    _Atomic uint64_t reserved; /* written by: any writer */
+    _Atomic uint64_t consumed; /* written by: the reader */
+};
+
+/* A reserved record: `at` is the position of its header. */
+struct conprof_ring_slot {
+    struct conprof_ring *ring;
+    uint64_t at;
+    uint32_t words;
+};
+
+/* Maps and prefaults the buffer; returns false when memory is refused. */
+bool conprof_ring_init(struct conprof_ring *ring);
+
+/* Forgets everything. No writer may be active. */
+void conprof_ring_reset(struct conprof_ring *ring);
+
+/* SIGNAL-SAFE. Reserves a record of `words` words including its header. */
+bool conprof_ring_reserve(struct conprof_ring *ring, uint32_t words,
+                          struct conprof_ring_slot *slot);
+
+/* SIGNAL-SAFE. Stores word `index` (1 <= index < words) of a reserved record. */
+static inline void
+conprof_ring_put(const struct conprof_ring_slot *slot, uint32_t index, uint64_t value)
+{
+    slot->ring->words[(slot->at + index) & (CONPROF_RING_WORDS - 1)] = value;
+}
+
+/* SIGNAL-SAFE. Copies `bytes` bytes from `address`, which may be unreadable, into
+ * the words from `index` on; false when they cannot be read. The rest of the last
+ * word keeps its zeros. */
+bool conprof_ring_copy(const struct conprof_ring_slot *slot, uint32_t index, uintptr_t address,
+                       size_t bytes);
+
+/* SIGNAL-SAFE. Publishes a reserved record. */
+void conprof_ring_publish(const struct conprof_ring_slot *slot, enum conprof_record_kind kind);
+
+/* Reader only. Copies the next record's words (header excluded) into `out`,
+ * which has room for CONPROF_RING_MAX_RECORD words, and consumes it. Returns the
+ * number of words copied and the kind, or kind 0 when nothing is published. */
+uint32_t conprof_ring_take(struct conprof_ring *ring, uint64_t *out, int *kind);
+
+/* Any thread. Words reserved and not consumed. */
+uint64_t conprof_ring_fill(struct conprof_ring *ring);
+
+#endif

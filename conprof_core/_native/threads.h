@@ -1,0 +1,94 @@
+/* threads.h: the thread table and one CPU-time timer per thread.
+ *
+ * Each thread of the process has a slot with a POSIX timer on its own CPU clock.
+ * The timer's signal goes to that thread only and carries the slot's index, so the
+ * handler finds its slot without a search.
+ *
+ * A slot is written under the session lock, but for `last_cpu_ns`, `failures` and
+ * `stack`, which belong to the slot's own thread (its handler) while armed.
+ */
+#ifndef CONPROF_THREADS_H
+#define CONPROF_THREADS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <time.h>
+
+#include "unwind.h"
+
+struct conprof_label_record;
+
+/* Threads of one process that can be sampled at once. The CPU of further ones is
+ * charged to [untracked threads]. */
+#define CONPROF_MAX_THREADS 2048u
+
+/* Distinct thread names, digits folded. Further threads share one name. */
+#define CONPROF_MAX_THREAD_NAMES 512u
+#define CONPROF_MAX_THREAD_NAME_BYTES 63u
+
+struct conprof_thread {
+    _Atomic pid_t tid;            /* 0: the slot is free */
+    timer_t timer;                /* owner: holder of the session lock */
+    uint32_t name_id;             /* written before `tid` */
+    uint64_t target_uid;          /* uid of the code the thread was started for, or 0 */
+    uintptr_t stack_high;         /* end of the C stack where known, else 0 */
+    _Atomic uint64_t last_cpu_ns; /* CPU time up to which weight was emitted */
+    uint32_t failures;            /* walks that failed in a row */
+    bool was_seen;                /* by the scan under way */
+    struct conprof_stack stack;   /* scratch of the handler: its stack may be small */
+};
+
+/* Maps the table. False without memory. */
+bool conprof_threads_init(void);
+
+/* SIGNAL-SAFE. The slot of an index that came with a signal, if the calling thread
+ * owns it; else NULL. */
+struct conprof_thread *conprof_threads_own(int index);
+
+/* SIGNAL-SAFE. CPU clocks in nanoseconds: the calling thread's, another thread's
+ * (0 when it is gone), the process's. */
+uint64_t conprof_cpu_own_ns(void);
+uint64_t conprof_cpu_of_ns(pid_t tid);
+uint64_t conprof_cpu_process_ns(void);
+
+/* Session lock held. Starts sampling a thread every `period_ns` of its CPU time,
+ * the first time after a random part of it. CPU time up to `since_ns` is not
+ * charged. Returns the slot (the present one when it is armed already), or NULL. */
+struct conprof_thread *conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns);
+
+/* Session lock held. The slot of a thread, or NULL. */
+struct conprof_thread *conprof_threads_find(pid_t tid);
+
+/* Session lock held. Deletes the timer and frees the slot. */
+void conprof_threads_retire(struct conprof_thread *thread);
+
+/* Session lock held. Deletes all timers and empties the table; `has_timers` is
+ * false in the child of a fork, which inherited none. */
+void conprof_threads_clear(bool has_timers);
+
+/* Session lock held. Sets signal and period of the timers armed from now on. */
+void conprof_threads_configure(int signal_number, uint64_t period_ns);
+
+/* Session lock held. Looks for threads without a slot and slots without a thread
+ * in /proc/self/task. With `force` false it only looks when the number of threads
+ * has changed. Threads found are charged from `since_ns`, or from their present CPU
+ * time when `from_now`. */
+void conprof_threads_scan(bool force, bool from_now);
+
+/* Session lock held. CPU that live threads used and have not been charged for. */
+uint64_t conprof_threads_outstanding_ns(void);
+
+/* Session lock held. Armed threads; threads that found no slot. */
+uint32_t conprof_threads_count(void);
+uint64_t conprof_threads_refused(void);
+
+/* Session lock held. The id of a name; runs of digits become N, so that pools do
+ * not multiply stacks. Id 0 is the empty name. */
+uint32_t conprof_thread_name_id(const char *name, size_t bytes);
+
+/* Any thread: a name is never changed or freed. */
+const char *conprof_thread_name(uint32_t id);
+
+#endif

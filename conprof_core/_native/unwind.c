@@ -1,0 +1,170 @@
+/* unwind.c: see unwind.h. Everything here is SIGNAL-SAFE. */
+#include "unwind.h"
+
+#include "safemem.h"
+
+#define FRAME_HEAD offsetof(conprof_frame, localsplus)
+
+/* What is read of a frame that is not in a chunk: the generator around it (if it
+ * is one) and its head. */
+union outside {
+    struct {
+        char generator[CONPROF_GENERATOR_FRAME_OFFSET];
+        char frame[FRAME_HEAD];
+    } parts;
+    PyObject object;
+    uint64_t alignment;
+};
+
+static inline bool
+chunk_holds(const _PyStackChunk *chunk, uintptr_t frame)
+{
+    uintptr_t data = (uintptr_t)&chunk->data[0];
+    return frame >= data && frame + FRAME_HEAD <= (uintptr_t)chunk + chunk->size;
+}
+
+/* The chunk at or below `from` that holds `frame`, or NULL. */
+static const _PyStackChunk *
+find_chunk(const _PyStackChunk *from, uintptr_t frame)
+{
+    for (uint32_t hops = 0; from != NULL && hops < CONPROF_MAX_CHUNKS; hops++) {
+        if (chunk_holds(from, frame)) {
+            return from;
+        }
+        from = from->previous;
+    }
+    return NULL;
+}
+
+static inline bool
+is_generator_type(const PyTypeObject *type)
+{
+    return type == &PyGen_Type || type == &PyCoro_Type || type == &PyAsyncGen_Type;
+}
+
+/* Copies a frame outside the chunks; false when it is neither a generator's frame
+ * nor an entry frame. */
+static bool
+read_outside(uintptr_t at, uintptr_t stack_low, uintptr_t stack_high, conprof_frame *frame)
+{
+    union outside copy;
+    if (at >= stack_low && at + FRAME_HEAD <= stack_high) {
+        /* On our own C stack, above the handler: an entry frame. */
+        __builtin_memcpy(frame, (const void *)at, FRAME_HEAD);
+        return conprof_owner_is_entry(frame->owner);
+    }
+#if CONPROF_GENERATOR_READ_DIRECT
+    __builtin_memcpy(frame, (const void *)at, FRAME_HEAD);
+    if (conprof_owner_is_entry(frame->owner)) {
+        return true;
+    }
+    __builtin_memcpy(&copy, (const void *)(at - CONPROF_GENERATOR_FRAME_OFFSET), sizeof(PyObject));
+#else
+    if (!conprof_safe_read(&copy.parts, at - CONPROF_GENERATOR_FRAME_OFFSET, sizeof copy.parts)) {
+        return false;
+    }
+    __builtin_memcpy(frame, copy.parts.frame, FRAME_HEAD);
+    if (conprof_owner_is_entry(frame->owner)) {
+        return true;
+    }
+#endif
+    return frame->owner == CONPROF_OWNER_GENERATOR && is_generator_type(copy.object.ob_type);
+}
+
+/* Appends a frame: the first ones to the leaf end, the others round and round in
+ * the root end. */
+static inline void
+append(struct conprof_stack *out, uint32_t index, const conprof_frame *frame)
+{
+    uint32_t place = index < CONPROF_LEAF_FRAMES
+                         ? index
+                         : CONPROF_LEAF_FRAMES +
+                               (index - CONPROF_LEAF_FRAMES) % CONPROF_ROOT_FRAMES;
+    out->frames[place].code = conprof_frame_code(frame);
+    out->frames[place].instruction = conprof_frame_instruction(frame);
+}
+
+static void
+reverse(struct conprof_raw_frame *frames, uint32_t from, uint32_t to)
+{
+    while (from + 1 < to) {
+        struct conprof_raw_frame swapped = frames[from];
+        frames[from++] = frames[--to];
+        frames[to] = swapped;
+    }
+}
+
+/* Puts the root end in order after `total` frames were appended. */
+static void
+finish(struct conprof_stack *out, uint32_t total, bool is_whole)
+{
+    out->leaf_count = total < CONPROF_LEAF_FRAMES ? total : CONPROF_LEAF_FRAMES;
+    uint32_t rest = total - out->leaf_count;
+    out->root_count = rest < CONPROF_ROOT_FRAMES ? rest : CONPROF_ROOT_FRAMES;
+    out->is_truncated = rest > CONPROF_ROOT_FRAMES || !is_whole;
+    if (rest > CONPROF_ROOT_FRAMES) {
+        /* Rotate left by the place of the oldest: three reversals, no memory. */
+        uint32_t oldest = rest % CONPROF_ROOT_FRAMES;
+        struct conprof_raw_frame *root = out->frames + CONPROF_LEAF_FRAMES;
+        reverse(root, 0, oldest);
+        reverse(root, oldest, CONPROF_ROOT_FRAMES);
+        reverse(root, 0, CONPROF_ROOT_FRAMES);
+    }
+}
+
+/* Is `last` (the outermost frame found in a chunk, or NULL) where a thread's first
+ * frame lies? A chain that was cut mid-update ends elsewhere. */
+static bool
+ends_at_root(const PyThreadState *ts, const _PyStackChunk *chunk, uintptr_t last)
+{
+    if (last != 0) {
+        return chunk->previous == NULL && last == (uintptr_t)&chunk->data[1];
+    }
+    chunk = ts->datastack_chunk;
+    return chunk == NULL ||
+           (chunk->previous == NULL && ts->datastack_top == (PyObject **)&chunk->data[1]);
+}
+
+enum conprof_walk
+conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_high,
+               struct conprof_stack *out)
+{
+    const conprof_frame *bottom = conprof_bottom_frame(ts);
+    const conprof_frame *at = conprof_current_frame(ts);
+    const _PyStackChunk *chunk = ts->datastack_chunk;
+    uintptr_t last = 0;
+    uint32_t total = 0, steps = 0;
+    for (; at != NULL && at != bottom && steps < CONPROF_MAX_STEPS; steps++) {
+        conprof_frame outside;
+        const conprof_frame *frame = at;
+        uintptr_t address = (uintptr_t)at;
+        if (address % sizeof(void *) != 0 || address < CONPROF_GENERATOR_FRAME_OFFSET) {
+            return CONPROF_WALK_STALE;
+        }
+        const _PyStackChunk *holder = find_chunk(chunk, address);
+        if (holder != NULL) {
+            if (frame->owner != CONPROF_OWNER_THREAD ||
+                (last != 0 && holder == chunk && address >= last)) {
+                return CONPROF_WALK_STALE;
+            }
+            chunk = holder;
+            last = address;
+        }
+        else {
+            if (!read_outside(address, stack_low, stack_high, &outside)) {
+                return CONPROF_WALK_STALE;
+            }
+            frame = &outside;
+        }
+        if (!conprof_owner_is_entry(frame->owner)) {
+            append(out, total++, frame);
+        }
+        at = frame->previous;
+    }
+    bool is_whole = at == NULL || at == bottom;
+    if (is_whole && !ends_at_root(ts, chunk, last)) {
+        return CONPROF_WALK_STALE;
+    }
+    finish(out, total, is_whole);
+    return total == 0 ? CONPROF_WALK_EMPTY : CONPROF_WALK_OK;
+}

@@ -1,0 +1,54 @@
+/* unwind.h: the bounded, validated walk of a thread's own Python frames.
+ *
+ * Invariant: whatever the interrupted instruction was, the walk reads no memory
+ * that can fault, ends after a bounded number of steps, and either reports the
+ * thread's stack or CONPROF_WALK_STALE.
+ *
+ * What it trusts: the thread's data-stack chunks. They cannot vanish while their
+ * owner stands in the handler, and their list is consistent at every instruction
+ * (a chunk is linked after it is filled in and unlinked before it is freed). What
+ * it validates: each frame lies in a chunk, below the frame it called, or inside
+ * a generator, or is an interpreter's entry frame; the outermost frame lies where
+ * CPython puts the first frame of a thread (data[1] of the first chunk).
+ */
+#ifndef CONPROF_UNWIND_H
+#define CONPROF_UNWIND_H
+
+#include "compat.h"
+
+/* A deeper stack keeps its leaf and root ends with a synthetic frame between. */
+#define CONPROF_LEAF_FRAMES 192u
+#define CONPROF_ROOT_FRAMES 64u
+#define CONPROF_MAX_FRAMES (CONPROF_LEAF_FRAMES + CONPROF_ROOT_FRAMES)
+
+/* Steps of one walk: bounds the time in the handler for runaway recursion. A
+ * stack deeper than this loses its root end. */
+#define CONPROF_MAX_STEPS 4096u
+
+/* Chunks of one thread that are searched for a frame (16 KiB each at least). */
+#define CONPROF_MAX_CHUNKS 1024u
+
+enum conprof_walk {
+    CONPROF_WALK_OK,
+    CONPROF_WALK_EMPTY, /* the thread runs no Python code */
+    CONPROF_WALK_STALE, /* mid-update: emit nothing, carry the weight */
+};
+
+struct conprof_raw_frame {
+    uintptr_t code;        /* a code object's address; not to be dereferenced */
+    uintptr_t instruction; /* address of the current instruction */
+};
+
+struct conprof_stack {
+    uint32_t leaf_count; /* frames[0 .. leaf_count), leaf first */
+    uint32_t root_count; /* then this many of the root end, leaf first */
+    bool is_truncated;   /* frames are missing between the two, or below */
+    struct conprof_raw_frame frames[CONPROF_MAX_FRAMES];
+};
+
+/* SIGNAL-SAFE. Walks the frames of `ts`, the calling thread's own state.
+ * [stack_low, stack_high) is the part of the C stack known to be mapped, or empty. */
+enum conprof_walk conprof_unwind(const PyThreadState *ts, uintptr_t stack_low,
+                                 uintptr_t stack_high, struct conprof_stack *out);
+
+#endif

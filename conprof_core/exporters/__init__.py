@@ -1,0 +1,143 @@
+"""Exporters hand encoded profiles to a destination; the scheme of a URL picks the exporter.
+
+They receive bytes and metadata, never the engine or its windows. ``SCHEMES`` is the one registry; a
+module is imported only when its scheme is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from importlib import import_module
+from typing import Final, Protocol, cast
+
+from conprof_core.errors import ConfigError
+from conprof_core.exporters.naming import Naming
+
+__all__ = [
+    "SCHEMES",
+    "Destination",
+    "EncodedProfile",
+    "Exporter",
+    "Outcome",
+    "Verdict",
+    "check_url",
+    "create",
+]
+
+SCHEMES: Final[Mapping[str, tuple[str, str]]] = {
+    "blackfire": ("conprof_core.exporters.blackfire", "BlackfireExporter"),
+    "file": ("conprof_core.exporters.file", "FileExporter"),
+}
+"""Scheme → module and class. A class is called with a ``Destination``."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """What an exporter is made from.
+
+    Attributes:
+        url: the URL of ``export_to``.
+        rate_hz: sampling rate, for the period in a profile.
+        agent_socket: where ``blackfire:`` uploads go.
+        server_id, server_token: credentials; both or neither are used.
+    """
+
+    url: str
+    rate_hz: int
+    agent_socket: str
+    server_id: str | None = None
+    server_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class EncodedProfile:
+    """One window of one process, encoded: the unit that is exported. Immutable.
+
+    Attributes:
+        pprof_gz: gzip-compressed pprof.
+        start_ns, end_ns: span of the window in unix nanoseconds.
+        sequence: number of the window in this process, from 0.
+        service: name of the service.
+        tags: what describes the process and the window, in upload order.
+        counters: what was lost, carried or truncated in the window, by reason.
+        samples: number of samples in it.
+    """
+
+    pprof_gz: bytes = field(repr=False)
+    start_ns: int
+    end_ns: int
+    sequence: int
+    service: str
+    tags: Mapping[str, str]
+    counters: Mapping[str, int]
+    samples: int = 0
+
+
+class Verdict(Enum):
+    """What became of an attempt to export."""
+
+    DELIVERED = "delivered"
+    RETRY = "retry"  # the destination is away or asks for patience: the same bytes may work later
+    REFUSED = "refused"  # it is there and will never take this profile
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of one attempt.
+
+    Attributes:
+        verdict: what became of it.
+        detail: what a person needs to know, in one line; empty when delivered.
+        retry_after_s: the destination's own wish, if it named one.
+        counts: whether the attempt counts against this profile, as when the destination answers
+            but fails on it; an unreachable destination does not.
+    """
+
+    verdict: Verdict
+    detail: str = ""
+    retry_after_s: float | None = None
+    counts: bool = False
+
+
+class Exporter(Protocol):
+    """Delivers encoded profiles to one destination. Used by one thread at a time.
+
+    Nothing is opened before the first ``export()``, so an exporter may be made before a fork.
+    """
+
+    name: str  # for people: the destination without credentials
+    naming: Naming
+
+    def export(self, profile: EncodedProfile, timeout_s: float) -> Outcome:
+        """Try once to deliver ``profile`` within ``timeout_s`` seconds in all. May raise."""
+        ...
+
+    def shutdown(self) -> None:
+        """Release what is held; harmless when called twice."""
+        ...
+
+
+def _scheme(url: str) -> str:
+    scheme, separator, _ = url.partition(":")
+    return scheme.lower() if separator else ""
+
+
+def check_url(option: str, url: str) -> None:
+    """Raise ``ConfigError`` if no exporter takes this URL."""
+    if _scheme(url) not in SCHEMES:
+        known = ", ".join(f"{scheme}:" for scheme in SCHEMES)
+        raise ConfigError(
+            option, url, f"there is no exporter for this URL; the schemes are {known}"
+        )
+    if _scheme(url) == "file":
+        from conprof_core.exporters.file import directory_of
+
+        directory_of(url, option)
+
+
+def create(destination: Destination) -> Exporter:
+    """Return the exporter for a URL that ``check_url`` let pass."""
+    module, name = SCHEMES[_scheme(destination.url)]
+    return cast("Exporter", getattr(import_module(module), name)(destination))
