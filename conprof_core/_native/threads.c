@@ -31,6 +31,7 @@ static uint64_t refused;
 static int timer_signal;
 static uint64_t timer_period_ns;
 static uint64_t random_state = 0x853C49E6748FEA9B;
+static pid_t excluded_tid;
 static nlink_t last_links;
 static uint32_t looks;
 static char names[CONPROF_MAX_THREAD_NAMES][CONPROF_MAX_THREAD_NAME_BYTES + 1];
@@ -107,6 +108,12 @@ conprof_threads_configure(int signal_number, uint64_t period_ns)
     looks = 0;
 }
 
+void
+conprof_threads_exclude(pid_t tid)
+{
+    excluded_tid = tid;
+}
+
 /* xorshift64*: the phase of a timer needs no better. */
 static uint64_t
 next_random(void)
@@ -158,12 +165,58 @@ start_timer(struct conprof_thread *thread, pid_t tid)
     return true;
 }
 
+void
+conprof_threads_disarm(struct conprof_thread *thread)
+{
+    timer_delete(thread->timer);
+}
+
+void
+conprof_threads_release(struct conprof_thread *thread)
+{
+    atomic_store_explicit(&thread->tid, 0, memory_order_release);
+    armed--;
+}
+
+static void
+retire(struct conprof_thread *thread)
+{
+    conprof_threads_disarm(thread);
+    conprof_threads_release(thread);
+}
+
+void
+conprof_threads_rearm(void)
+{
+    for (uint32_t i = 0; i < high_water; i++) {
+        pid_t tid = atomic_load_explicit(&threads[i].tid, memory_order_relaxed);
+        if (tid != 0) {
+            conprof_threads_disarm(&threads[i]);
+            if (!start_timer(&threads[i], tid)) {
+                conprof_threads_release(&threads[i]);
+            }
+        }
+    }
+}
+
+/* A timer whose thread died reports no time left: its tid belongs to another. */
+static bool
+is_dead(const struct conprof_thread *thread)
+{
+    struct itimerspec left;
+    return timer_gettime(thread->timer, &left) != 0 ||
+           (left.it_value.tv_sec == 0 && left.it_value.tv_nsec == 0);
+}
+
 struct conprof_thread *
 conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
 {
     struct conprof_thread *thread = conprof_threads_find(tid);
-    if (thread != NULL) {
+    if (thread != NULL && !is_dead(thread)) {
         return thread;
+    }
+    if (thread != NULL) {
+        retire(thread);
     }
     thread = conprof_threads_find(0);
     if (thread == NULL && high_water < CONPROF_MAX_THREADS) {
@@ -187,14 +240,6 @@ conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
     }
     armed++;
     return thread;
-}
-
-void
-conprof_threads_retire(struct conprof_thread *thread)
-{
-    timer_delete(thread->timer);
-    atomic_store_explicit(&thread->tid, 0, memory_order_release);
-    armed--;
 }
 
 void
@@ -225,16 +270,10 @@ kernel_name_id(pid_t tid)
     if (got > 0 && text[got - 1] == '\n') {
         got--;
     }
+    for (ssize_t i = 0; i < got; i++) {
+        text[i] = (unsigned char)text[i] < 0x80 ? text[i] : '?'; /* any bytes are allowed */
+    }
     return got <= 0 ? 0 : conprof_thread_name_id(text, (size_t)got);
-}
-
-/* A timer whose thread died reports no time left: its tid belongs to another. */
-static bool
-is_dead(const struct conprof_thread *thread)
-{
-    struct itimerspec left;
-    return timer_gettime(thread->timer, &left) != 0 ||
-           (left.it_value.tv_sec == 0 && left.it_value.tv_nsec == 0);
 }
 
 void
@@ -259,15 +298,11 @@ conprof_threads_scan(bool force, bool from_now)
     }
     for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
         pid_t tid = (pid_t)atoi(entry->d_name);
-        if (tid <= 0) {
+        if (tid <= 0 || tid == excluded_tid) {
             continue;
         }
         struct conprof_thread *thread = conprof_threads_find(tid);
-        if (thread != NULL && is_dead(thread)) {
-            conprof_threads_retire(thread);
-            thread = NULL;
-        }
-        if (thread == NULL) {
+        if (thread == NULL || is_dead(thread)) {
             thread = conprof_threads_arm(tid, kernel_name_id(tid),
                                          from_now ? conprof_cpu_of_ns(tid) : 0);
         }
@@ -278,7 +313,7 @@ conprof_threads_scan(bool force, bool from_now)
     closedir(directory);
     for (uint32_t i = 0; i < high_water; i++) {
         if (threads[i].tid != 0 && !threads[i].was_seen) {
-            conprof_threads_retire(&threads[i]);
+            retire(&threads[i]);
         }
     }
 }

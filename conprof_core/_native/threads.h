@@ -61,8 +61,14 @@ struct conprof_thread *conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t
 /* Session lock held. The slot of a thread, or NULL. */
 struct conprof_thread *conprof_threads_find(pid_t tid);
 
-/* Session lock held. Deletes the timer and frees the slot. */
-void conprof_threads_retire(struct conprof_thread *thread);
+/* Session lock held. Stops the timer; after the return no signal of it comes. */
+void conprof_threads_disarm(struct conprof_thread *thread);
+
+/* Session lock held. Frees the slot of a disarmed thread. */
+void conprof_threads_release(struct conprof_thread *thread);
+
+/* Session lock held. Gives all threads new timers, as configured now. */
+void conprof_threads_rearm(void);
 
 /* Session lock held. Deletes all timers and empties the table; `has_timers` is
  * false in the child of a fork, which inherited none. */
@@ -71,10 +77,14 @@ void conprof_threads_clear(bool has_timers);
 /* Session lock held. Sets signal and period of the timers armed from now on. */
 void conprof_threads_configure(int signal_number, uint64_t period_ns);
 
+/* Session lock held. The scan leaves this thread alone: the drain waits for the
+ * very signal and accounts for itself. */
+void conprof_threads_exclude(pid_t tid);
+
 /* Session lock held. Looks for threads without a slot and slots without a thread
  * in /proc/self/task. With `force` false it only looks when the number of threads
- * has changed. Threads found are charged from `since_ns`, or from their present CPU
- * time when `from_now`. */
+ * has changed. Threads found are charged for all their CPU time, or from now on
+ * when `from_now`. */
 void conprof_threads_scan(bool force, bool from_now);
 
 /* Session lock held. CPU that live threads used and have not been charged for. */

@@ -1,0 +1,165 @@
+"""The native engine: per-thread CPU timers whose C handler walks the interrupted thread.
+
+A thin face over ``conprof_core._native``; what is measured, and how, is written there. Linux and
+CPython 3.11 to 3.15 with a GIL; elsewhere the constructor says why not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from conprof_core._engine import EngineUnavailable, Row
+
+if TYPE_CHECKING:
+    from conprof_core import _native
+    from conprof_core._engine import EngineSettings
+    from conprof_core.exporters.naming import Naming
+
+__all__ = ["NativeEngine", "NativeWindow"]
+
+_COUNTERS_PER_WINDOW = (
+    "walks_carried",
+    "ring_full_carried",
+    "unwalkable",
+    "truncated",
+    "timer_overruns",
+    "subinterpreter_samples",
+    "threads_untracked",
+    "label_sets_refused",
+)
+
+
+class NativeWindow:
+    """One detached window. Immutable; may be encoded in any thread, and more than once."""
+
+    def __init__(self, window: _native.Window, counters: Mapping[str, int]) -> None:
+        self._window = window
+        self.start_ns = window.start_ns
+        self.end_ns = window.end_ns
+        self.samples = window.samples
+        self.cpu_ns = window.cpu_ns
+        self.stacks = window.stacks
+        self.counters = counters
+
+    def encode_pprof(
+        self, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
+    ) -> bytes:
+        """Return the window as uncompressed pprof; the GIL is released meanwhile."""
+        return self._window.encode_pprof(
+            sample_types=tuple(naming.sample_types),
+            period_type=naming.period_type,
+            period=naming.period,
+            default_sample_type=naming.default_sample_type or None,
+            label_names=dict(naming.label_names),
+            thread_label=naming.thread_label,
+            mapping_file=mapping_file,
+            comments=tuple(comments),
+        )
+
+    def rows(self) -> list[Row]:
+        """Return the aggregated rows, for doubles and tests."""
+        return [Row(*row) for row in self._window.rows()]
+
+
+class NativeEngine:
+    """See ``conprof_core._engine.Engine``.
+
+    Raises:
+        EngineUnavailable: the extension is missing, or its self-test failed here.
+    """
+
+    name = "native"
+
+    def __init__(self) -> None:
+        try:
+            from conprof_core import _native
+        except ImportError as error:
+            raise EngineUnavailable(f"the C extension cannot be imported ({error})") from error
+        failed = _native.self_test()
+        if failed:
+            raise EngineUnavailable(f"the self-test failed: {failed}")
+        self._native = _native
+        self._original_bootstrap: Any = None
+        self._installed_bootstrap: Any = None
+        self._before: dict[str, int] = {}
+
+    def start(self, settings: EngineSettings, tick: Callable[[], float]) -> None:
+        """Arm every thread of the process and begin."""
+        self._native.start(
+            rate_hz=settings.rate_hz,
+            period_s=settings.period_s,
+            max_stacks=settings.max_stacks,
+            tick=tick,
+            on_terminate=settings.on_terminate,
+        )
+        self._before = {}
+        self._hook_threads()
+        for thread in threading.enumerate():
+            if thread.native_id is not None:
+                self._native.name_thread(thread.native_id, thread.name)
+
+    def stop(self) -> None:
+        """Take no more samples; the last window stays to be taken."""
+        self._unhook_threads()
+        self._native.stop()
+
+    def wake(self) -> None:
+        """Have ``tick()`` called as soon as possible."""
+        self._native.wake()
+
+    def pause(self) -> None:
+        """Discard samples until ``resume()``."""
+        self._native.pause(True)
+
+    def resume(self) -> None:
+        """Sample again."""
+        self._native.pause(False)
+
+    def take_window(self) -> NativeWindow:
+        """Swap windows; the GIL is released meanwhile."""
+        window = self._native.take_window()
+        now = self._native.stats()
+        counters = {
+            name: now[name] - self._before.get(name, 0)
+            for name in _COUNTERS_PER_WINDOW
+            if now[name] != self._before.get(name, 0)
+        }
+        if window.overflowed:
+            counters["stack_table_full"] = window.overflowed
+        self._before = now
+        return NativeWindow(window, counters)
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters since ``start()``."""
+        return self._native.stats()
+
+    def prefork(self) -> None:
+        """Park the drain thread and hold the session's lock."""
+        self._native.prefork()
+
+    def postfork_parent(self) -> None:
+        """Go on."""
+        self._native.postfork_parent()
+
+    def postfork_child(self) -> None:
+        """Become a stopped, empty engine; timers were not inherited."""
+        self._unhook_threads()
+        self._native.postfork_child()
+        self._before = {}
+
+    def _hook_threads(self) -> None:
+        # In C, so that no frame of ours stands on anybody's stack.
+        self._original_bootstrap = threading.Thread.__dict__["_bootstrap"]
+        self._installed_bootstrap = self._native.bootstrap_descriptor(
+            threading.Thread, self._original_bootstrap
+        )
+        threading.Thread._bootstrap = self._installed_bootstrap  # type: ignore[attr-defined]
+
+    def _unhook_threads(self) -> None:
+        # Whoever hooked on top of us keeps a working chain: ours only calls the original.
+        current = threading.Thread.__dict__.get("_bootstrap")
+        if self._installed_bootstrap is not None and current is self._installed_bootstrap:
+            threading.Thread._bootstrap = self._original_bootstrap  # type: ignore[attr-defined]
+        self._installed_bootstrap = None

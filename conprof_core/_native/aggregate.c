@@ -1,0 +1,380 @@
+/* aggregate.c: see aggregate.h. */
+#include "aggregate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "code_registry.h"
+#include "hash.h"
+#include "lock.h"
+#include "sampler.h"
+
+#define CACHE_SLOTS 4096u
+#define NO_INDEX UINT32_MAX
+
+/* owner: holder of the session lock. Frame word -> location of the open window. */
+static struct {
+    uint64_t word;
+    uint32_t location;
+} cache[CACHE_SLOTS];
+
+/* owner: holder of the session lock. Codes of synthetic frames, made once. */
+static struct conprof_code *synthetic[CONPROF_UID_FIRST];
+static struct conprof_code *native_codes[CONPROF_MAX_THREAD_NAMES];
+
+struct conprof_window *
+conprof_window_new(uint32_t max_stacks, int64_t start_ns)
+{
+    struct conprof_window *window = calloc(1, sizeof *window);
+    if (window != NULL) {
+        window->max_stacks = max_stacks;
+        window->start_ns = start_ns;
+    }
+    return window;
+}
+
+void
+conprof_window_free(struct conprof_window *window)
+{
+    conprof_lock();
+    conprof_window_free_locked(window);
+    conprof_unlock();
+}
+
+void
+conprof_window_free_locked(struct conprof_window *window)
+{
+    if (window == NULL) {
+        return;
+    }
+    for (uint32_t i = 0; i < window->location_count; i++) {
+        conprof_code_release(window->locations[i].code);
+    }
+    for (uint32_t i = 0; i < window->row_count; i++) {
+        conprof_labels_release(window->rows[i].record);
+    }
+    free(window->locations);
+    free(window->stack_words);
+    free(window->stacks);
+    free(window->rows);
+    free(window->location_index.entries);
+    free(window->stack_index.entries);
+    free(window->row_index.entries);
+    free(window);
+}
+
+/* Makes room for `more` elements; false at the bound or without memory. */
+static bool
+grow(void **array, uint32_t *room, uint32_t count, uint32_t more, uint32_t bound, size_t size)
+{
+    if (count + more > bound) {
+        return false;
+    }
+    if (count + more <= *room) {
+        return true;
+    }
+    uint32_t wanted = *room == 0 ? 256 : *room;
+    while (wanted < count + more) {
+        wanted *= 2;
+    }
+    void *bigger = realloc(*array, wanted * size);
+    if (bigger == NULL) {
+        return false;
+    }
+    *array = bigger;
+    *room = wanted;
+    return true;
+}
+
+/* Keeps an index at most half full. `hash_at` gives the hash of element i. */
+static bool
+index_reserve(struct conprof_index *index, uint32_t count, const struct conprof_window *window,
+              uint64_t (*hash_at)(const struct conprof_window *, uint32_t))
+{
+    if (index->size >= 2 * (count + 1)) {
+        return true;
+    }
+    uint32_t size = index->size == 0 ? 512 : index->size * 2;
+    uint32_t *entries = calloc(size, sizeof *entries);
+    if (entries == NULL) {
+        return false;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t at = (uint32_t)hash_at(window, i) & (size - 1);
+        while (entries[at] != 0) {
+            at = (at + 1) & (size - 1);
+        }
+        entries[at] = i + 1;
+    }
+    free(index->entries);
+    *index = (struct conprof_index){entries, size};
+    return true;
+}
+
+/* ---- locations ---- */
+
+static uint64_t
+hash_location(const struct conprof_code *code, int32_t line)
+{
+    return conprof_hash_word(conprof_hash_word(0, (uintptr_t)code), (uint32_t)line);
+}
+
+static uint64_t
+location_hash_at(const struct conprof_window *window, uint32_t i)
+{
+    return hash_location(window->locations[i].code, window->locations[i].line);
+}
+
+static uint32_t
+intern_location(struct conprof_window *window, struct conprof_code *code, int32_t line)
+{
+    if (!index_reserve(&window->location_index, window->location_count, window,
+                       location_hash_at)) {
+        return NO_INDEX;
+    }
+    uint32_t mask = window->location_index.size - 1;
+    uint32_t at = (uint32_t)hash_location(code, line) & mask;
+    for (uint32_t found; (found = window->location_index.entries[at]) != 0; at = (at + 1) & mask) {
+        const struct conprof_location *location = &window->locations[found - 1];
+        if (location->code == code && location->line == line) {
+            return found - 1;
+        }
+    }
+    if (!grow((void **)&window->locations, &window->location_room, window->location_count, 1,
+              CONPROF_MAX_LOCATIONS, sizeof *window->locations)) {
+        return NO_INDEX;
+    }
+    atomic_fetch_add(&code->refs, 1);
+    window->locations[window->location_count] = (struct conprof_location){code, line};
+    window->location_index.entries[at] = ++window->location_count;
+    return window->location_count - 1;
+}
+
+static struct conprof_code *
+synthetic_code(uint64_t uid, uint32_t low)
+{
+    static const char *const texts[CONPROF_UID_FIRST] = {
+        [CONPROF_UID_TRUNCATED] = "[truncated]",
+        [CONPROF_UID_DRAIN] = "[conprof drain]",
+        [CONPROF_UID_EXITED] = "[untracked threads]",
+        [CONPROF_UID_UNWALKABLE] = "[unwalkable]",
+        [CONPROF_UID_SUBINTERPRETER] = "[subinterpreter]",
+        [CONPROF_UID_OVERFLOW] = "[stack table full]",
+    };
+    char text[CONPROF_MAX_THREAD_NAME_BYTES + 24];
+    struct conprof_code **place;
+    if (uid == CONPROF_UID_NATIVE && low < CONPROF_MAX_THREAD_NAMES) {
+        place = &native_codes[low];
+        snprintf(text, sizeof text, "[native thread %s]", conprof_thread_name(low));
+    }
+    else {
+        const char *fixed = uid < CONPROF_UID_FIRST ? texts[uid] : NULL;
+        place = &synthetic[fixed == NULL ? CONPROF_UID_UNRESOLVED : uid];
+        snprintf(text, sizeof text, "%s", fixed == NULL ? "[unresolved code]" : fixed);
+    }
+    if (*place == NULL) {
+        *place = conprof_code_new(text, strlen(text), "", 0, 0);
+    }
+    return *place;
+}
+
+static uint32_t
+location_of(struct conprof_window *window, uint64_t word)
+{
+    uint32_t slot = (uint32_t)conprof_hash_word(0, word) & (CACHE_SLOTS - 1);
+    if (cache[slot].word == word) {
+        return cache[slot].location;
+    }
+    uint64_t uid = word >> CONPROF_FRAME_INSTRUCTION_BITS;
+    uint32_t low = (uint32_t)(word & CONPROF_FRAME_INSTRUCTION_MASK);
+    struct conprof_code *code = NULL;
+    int32_t line = 0;
+    if (uid >= CONPROF_UID_FIRST) {
+        code = conprof_code_table_find(uid);
+        if (code == NULL) {
+            conprof_registry_forget(uid); /* the next sample copies it again */
+        }
+        else {
+            line = conprof_code_line(code, (int32_t)low - 1);
+        }
+    }
+    if (code == NULL) {
+        code = synthetic_code(uid, low);
+    }
+    uint32_t location = code == NULL ? NO_INDEX : intern_location(window, code, line);
+    if (location != NO_INDEX && uid >= CONPROF_UID_FIRST) {
+        cache[slot].word = word;
+        cache[slot].location = location;
+    }
+    return location;
+}
+
+void
+conprof_window_forget_cache(void)
+{
+    memset(cache, 0, sizeof cache);
+}
+
+/* ---- stacks ---- */
+
+static uint64_t
+stack_hash_at(const struct conprof_window *window, uint32_t i)
+{
+    return window->stacks[i].hash;
+}
+
+/* The stack of the last `length` words of `stack_words`, which stay only if it is
+ * new. */
+static uint32_t
+intern_stack(struct conprof_window *window, uint32_t first, uint32_t length)
+{
+    const uint32_t *words = window->stack_words + first;
+    uint32_t hash = (uint32_t)conprof_hash_bytes(length, words, length * sizeof *words);
+    if (!index_reserve(&window->stack_index, window->stack_count, window, stack_hash_at)) {
+        return NO_INDEX;
+    }
+    uint32_t mask = window->stack_index.size - 1, at = hash & mask;
+    for (uint32_t found; (found = window->stack_index.entries[at]) != 0; at = (at + 1) & mask) {
+        const struct conprof_stack_row *stack = &window->stacks[found - 1];
+        if (stack->hash == hash && stack->length == length &&
+            memcmp(window->stack_words + stack->first, words, length * sizeof *words) == 0) {
+            window->stack_word_count = first;
+            return found - 1;
+        }
+    }
+    if (!grow((void **)&window->stacks, &window->stack_room, window->stack_count, 1,
+              window->max_stacks + 1, sizeof *window->stacks)) {
+        return NO_INDEX;
+    }
+    window->stacks[window->stack_count] = (struct conprof_stack_row){first, length, hash};
+    window->stack_index.entries[at] = ++window->stack_count;
+    return window->stack_count - 1;
+}
+
+/* Interns a stack of frame words. */
+static uint32_t
+stack_of(struct conprof_window *window, const uint64_t *frames, uint32_t n)
+{
+    uint32_t first = window->stack_word_count;
+    if (!grow((void **)&window->stack_words, &window->stack_word_room, first, n,
+              CONPROF_MAX_STACK_WORDS, sizeof *window->stack_words)) {
+        return NO_INDEX;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t location = location_of(window, frames[i]);
+        if (location == NO_INDEX) {
+            return NO_INDEX;
+        }
+        window->stack_words[first + i] = location;
+    }
+    window->stack_word_count = first + n;
+    /* The last place is kept for the overflow stack. */
+    bool is_overflow = n == 1 && frames[0] == conprof_frame_word(CONPROF_UID_OVERFLOW, 0);
+    uint32_t stack = window->stack_count < window->max_stacks || is_overflow
+                         ? intern_stack(window, first, n)
+                         : NO_INDEX;
+    if (stack == NO_INDEX) {
+        window->stack_word_count = first;
+    }
+    return stack;
+}
+
+/* ---- rows ---- */
+
+static uint64_t
+hash_row(uint32_t stack, const struct conprof_label_record *record, uint64_t cell_id,
+         uint32_t name_id)
+{
+    uint64_t hash = conprof_hash_word((uintptr_t)record, (uint64_t)stack << 32 | name_id);
+    return conprof_hash_word(hash, cell_id);
+}
+
+static uint64_t
+row_hash_at(const struct conprof_window *window, uint32_t i)
+{
+    const struct conprof_row *row = &window->rows[i];
+    return hash_row(row->stack, row->record, row->cell_id, row->name_id);
+}
+
+/* The row of a key, made if need be; NULL at the bound. */
+static struct conprof_row *
+row_of(struct conprof_window *window, uint32_t stack, struct conprof_label_record *record,
+       uint64_t cell_id, uint32_t name_id)
+{
+    if (!index_reserve(&window->row_index, window->row_count, window, row_hash_at)) {
+        return NULL;
+    }
+    uint32_t mask = window->row_index.size - 1;
+    uint32_t at = (uint32_t)hash_row(stack, record, cell_id, name_id) & mask;
+    for (uint32_t found; (found = window->row_index.entries[at]) != 0; at = (at + 1) & mask) {
+        struct conprof_row *row = &window->rows[found - 1];
+        if (row->stack == stack && row->record == record && row->cell_id == cell_id &&
+            row->name_id == name_id) {
+            return row;
+        }
+    }
+    if (!grow((void **)&window->rows, &window->row_room, window->row_count, 1, CONPROF_MAX_ROWS,
+              sizeof *window->rows)) {
+        return NULL;
+    }
+    conprof_labels_acquire(record);
+    window->rows[window->row_count] = (struct conprof_row){
+        .record = record, .cell_id = cell_id, .stack = stack, .name_id = name_id};
+    window->row_index.entries[at] = ++window->row_count;
+    return &window->rows[window->row_count - 1];
+}
+
+void
+conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n)
+{
+    if (n <= CONPROF_SAMPLE_FRAMES) {
+        return;
+    }
+    struct conprof_label_record *record =
+        (struct conprof_label_record *)(uintptr_t)words[CONPROF_SAMPLE_RECORD];
+    uint64_t cell_id = words[CONPROF_SAMPLE_CELL];
+    uint32_t name_id = (uint32_t)(words[CONPROF_SAMPLE_NAME] >> 32);
+    uint32_t stack = stack_of(window, words + CONPROF_SAMPLE_FRAMES, n - CONPROF_SAMPLE_FRAMES);
+    struct conprof_row *row = NULL;
+    if (stack != NO_INDEX) {
+        row = row_of(window, stack, record, cell_id, name_id);
+    }
+    if (row == NULL) {
+        uint64_t overflow = conprof_frame_word(CONPROF_UID_OVERFLOW, 0);
+        stack = stack_of(window, &overflow, 1);
+        row = stack == NO_INDEX ? NULL : row_of(window, stack, record, 0, 0);
+        window->lost[CONPROF_LOST_STACKS]++;
+    }
+    if (row == NULL && window->row_count > 0) {
+        row = &window->rows[0]; /* every table is full: the sum at least is right */
+    }
+    if (row != NULL) {
+        row->samples += (uint32_t)words[CONPROF_SAMPLE_NAME];
+        row->cpu_ns += words[CONPROF_SAMPLE_CPU_NS];
+        window->samples += (uint32_t)words[CONPROF_SAMPLE_NAME];
+        window->cpu_ns += words[CONPROF_SAMPLE_CPU_NS];
+    }
+}
+
+void
+conprof_window_resolve(struct conprof_window *window)
+{
+    uint32_t count = window->row_count;
+    for (uint32_t i = 0; i < count; i++) {
+        if (window->rows[i].cell_id == 0) {
+            continue;
+        }
+        struct conprof_label_record *bound = conprof_labels_binding(window->rows[i].cell_id);
+        struct conprof_row *target =
+            row_of(window, window->rows[i].stack, bound == NULL ? window->rows[i].record : bound,
+                   0, window->rows[i].name_id);
+        if (target != NULL) {
+            /* `rows` may have moved: index, not pointer. */
+            target->samples += window->rows[i].samples;
+            target->cpu_ns += window->rows[i].cpu_ns;
+            window->rows[i].samples = 0;
+            window->rows[i].cpu_ns = 0;
+        }
+    }
+}

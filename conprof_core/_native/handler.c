@@ -1,0 +1,335 @@
+/* handler.c: everything that runs in signal context.
+ *
+ * CONTRACT. The handler interrupts a thread between any two instructions, with or
+ * without the GIL, maybe inside malloc. Therefore every function reachable from
+ * on_timer()
+ *   - takes no lock, allocates nothing, waits for nothing;
+ *   - calls no Python API that changes anything: no reference count, no exception;
+ *   - calls no libc function that is not async-signal-safe (clock_gettime, syscall
+ *     and memcpy are);
+ *   - reads only memory that cannot vanish (its own slot, ring, registry, the
+ *     thread's own data-stack chunks and current context) or goes through
+ *     conprof_safe_read;
+ *   - does a bounded amount of work, and uses little stack: the signal stack may
+ *     be the few KiB that faulthandler gives;
+ *   - leaves errno as it was.
+ * These functions, and those of ring, code_registry, unwind, context and safemem
+ * that are marked SIGNAL-SAFE in their headers, are all there is.
+ *
+ * Weight. A sample carries the CPU time since the thread's previous sample. If it
+ * cannot be emitted, nothing is, and last_cpu_ns stays: the weight is carried to the
+ * next one. So the sum over all samples is the CPU time, whatever is lost.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "code_registry.h"
+#include "context.h"
+#include "sampler.h"
+
+struct conprof_sampler conprof_sampler;
+
+/* Call the drain when the ring is this full. */
+#define CALL_DRAIN_AT (CONPROF_RING_WORDS / 4)
+
+/* SIGNAL-SAFE. */
+static inline void
+count(_Atomic uint64_t *counter, uint64_t by)
+{
+    atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
+}
+
+/* SIGNAL-SAFE. */
+static uint64_t
+wall_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* SIGNAL-SAFE. Wakes the drain once until it has drained. */
+static void
+call_drain(void)
+{
+    pid_t drain = atomic_load_explicit(&conprof_sampler.drain_tid, memory_order_relaxed);
+    if (drain != 0 && !atomic_exchange(&conprof_sampler.drain_is_called, true)) {
+        syscall(SYS_tgkill, getpid(), drain, conprof_sampler.signal_number);
+    }
+}
+
+/* What a sample consists of before it is written. */
+struct draft {
+    uint64_t cpu_ns;
+    uint64_t cell_id;
+    const struct conprof_label_record *record;
+    uint32_t name_id;
+    uint32_t events;
+};
+
+/* SIGNAL-SAFE. Writes the words before the frames; false when the ring is full. */
+static bool
+begin(const struct draft *draft, uint32_t frames, struct conprof_ring_slot *slot)
+{
+    if (!conprof_ring_reserve(&conprof_sampler.ring, 1 + CONPROF_SAMPLE_FRAMES + frames, slot)) {
+        count(&conprof_sampler.counters.carried_full, 1);
+        call_drain();
+        return false;
+    }
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CPU_NS, draft->cpu_ns);
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CELL, draft->cell_id);
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_RECORD, (uint64_t)(uintptr_t)draft->record);
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_NAME,
+                     (uint64_t)draft->name_id << 32 | draft->events);
+    return true;
+}
+
+/* SIGNAL-SAFE. */
+static void
+end(const struct draft *draft, const struct conprof_ring_slot *slot)
+{
+    conprof_ring_publish(slot, CONPROF_RECORD_SAMPLE);
+    count(&conprof_sampler.counters.samples, draft->events);
+    count(&conprof_sampler.counters.accounted_ns, draft->cpu_ns);
+    if (conprof_ring_fill(&conprof_sampler.ring) > CALL_DRAIN_AT) {
+        call_drain();
+    }
+}
+
+/* SIGNAL-SAFE. Emits a sample whose stack is one synthetic frame. */
+static bool
+emit_one(const struct draft *draft, uint64_t frame)
+{
+    struct conprof_ring_slot slot;
+    if (!begin(draft, 1, &slot)) {
+        return false;
+    }
+    conprof_ring_put(&slot, 1 + CONPROF_SAMPLE_FRAMES, frame);
+    end(draft, &slot);
+    return true;
+}
+
+/* SIGNAL-SAFE. Turns raw frames [from, to) into frame words, in place (a word in
+ * `code`), dropping hidden ones. Returns the new end, or -1 when a code address
+ * turned out not to be one. */
+static int
+translate(struct conprof_raw_frame *frames, uint32_t from, uint32_t to)
+{
+    uint32_t kept = from;
+    for (uint32_t i = from; i < to; i++) {
+        uintptr_t code = frames[i].code;
+        uint64_t uid = conprof_registry_uid(&conprof_sampler.ring, code);
+        if (uid == CONPROF_UID_NONE) {
+            return -1;
+        }
+        if (uid == CONPROF_UID_HIDDEN) {
+            continue;
+        }
+        /* -1, before the first instruction, becomes 0. */
+        int64_t index = (int64_t)(frames[i].instruction - code - CONPROF_CODE_FIRST_INSTRUCTION) /
+                        (int64_t)sizeof(_Py_CODEUNIT);
+        bool is_inside = index >= 0 && index < (int64_t)CONPROF_FRAME_INSTRUCTION_MASK;
+        frames[kept++].code = conprof_frame_word(uid, is_inside ? (uint64_t)index + 1 : 0);
+    }
+    return (int)kept;
+}
+
+/* SIGNAL-SAFE. Emits the walked stack. */
+static bool
+emit_stack(const struct draft *draft, struct conprof_stack *stack)
+{
+    int leaf_end = translate(stack->frames, 0, stack->leaf_count);
+    int root_end = translate(stack->frames, CONPROF_LEAF_FRAMES,
+                             CONPROF_LEAF_FRAMES + stack->root_count);
+    if (leaf_end < 0 || root_end < 0) {
+        count(&conprof_sampler.counters.carried_stale, 1);
+        return false;
+    }
+    uint32_t root_count = (uint32_t)root_end - CONPROF_LEAF_FRAMES;
+    uint32_t frames = (uint32_t)leaf_end + root_count + (stack->is_truncated ? 1 : 0);
+    struct conprof_ring_slot slot;
+    if (!begin(draft, frames, &slot)) {
+        return false;
+    }
+    uint32_t at = 1 + CONPROF_SAMPLE_FRAMES;
+    for (int i = 0; i < leaf_end; i++) {
+        conprof_ring_put(&slot, at++, stack->frames[i].code);
+    }
+    if (stack->is_truncated) {
+        conprof_ring_put(&slot, at++, conprof_frame_word(CONPROF_UID_TRUNCATED, 0));
+        count(&conprof_sampler.counters.truncated, 1);
+    }
+    for (uint32_t i = 0; i < root_count; i++) {
+        conprof_ring_put(&slot, at++, stack->frames[CONPROF_LEAF_FRAMES + i].code);
+    }
+    end(draft, &slot);
+    return true;
+}
+
+/* SIGNAL-SAFE. The stack of a thread that runs no Python code now: what it was
+ * started for, where that is known. */
+static uint64_t
+idle_frame(const struct conprof_thread *thread)
+{
+    return thread->target_uid != 0
+               ? conprof_frame_word(thread->target_uid, 0)
+               : conprof_frame_word(CONPROF_UID_NATIVE, thread->name_id);
+}
+
+/* SIGNAL-SAFE. Fills in the labels of the current context. */
+static void
+read_labels(const PyThreadState *ts, struct draft *draft)
+{
+    conprof_label_cell *cell = conprof_context_cell(ts);
+    if (cell == NULL) {
+        return;
+    }
+    if (atomic_load_explicit(&cell->is_provisional, memory_order_acquire)) {
+        draft->cell_id = cell->id;
+        /* Before the record is read: bind() changes the record, then looks here. */
+        atomic_store(&cell->was_sampled, true);
+    }
+    draft->record = atomic_load_explicit(&cell->record, memory_order_acquire);
+}
+
+/* SIGNAL-SAFE. Samples the calling thread, which owns `thread`. True when the
+ * weight was emitted. `stack_low` is an address below all its live C frames. */
+static bool
+sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_t stack_low)
+{
+    struct draft draft = {.cpu_ns = cpu_ns,
+                          .record = conprof_labels_empty(),
+                          .name_id = thread->name_id,
+                          .events = events};
+    const PyThreadState *ts = conprof_own_thread_state();
+    if (ts == NULL) {
+        count(&conprof_sampler.counters.native, 1);
+        return emit_one(&draft, idle_frame(thread));
+    }
+    if (ts->interp != conprof_sampler.interpreter) {
+        count(&conprof_sampler.counters.subinterpreter, 1);
+        return emit_one(&draft, conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0));
+    }
+    read_labels(ts, &draft);
+    switch (conprof_unwind(ts, stack_low, thread->stack_high, &thread->stack)) {
+    case CONPROF_WALK_EMPTY:
+        return emit_one(&draft, idle_frame(thread));
+    case CONPROF_WALK_OK:
+        if (emit_stack(&draft, &thread->stack)) {
+            thread->failures = 0;
+            return true;
+        }
+        break;
+    case CONPROF_WALK_STALE:
+        count(&conprof_sampler.counters.carried_stale, 1);
+        break;
+    }
+    if (++thread->failures < CONPROF_MAX_FAILURES) {
+        return false;
+    }
+    thread->failures = 0;
+    count(&conprof_sampler.counters.unwalkable, 1);
+    return emit_one(&draft, conprof_frame_word(CONPROF_UID_UNWALKABLE, 0));
+}
+
+/* SIGNAL-SAFE. Samples or discards the CPU time since the last sample. */
+static void
+take(struct conprof_thread *thread, uint32_t events, uintptr_t stack_low)
+{
+    uint64_t now = conprof_cpu_own_ns();
+    uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
+    if (now <= last) {
+        return;
+    }
+    bool is_done = true;
+    if (atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
+        count(&conprof_sampler.counters.accounted_ns, now - last);
+    }
+    else {
+        is_done = sample(thread, now - last, events, stack_low);
+    }
+    if (is_done) {
+        atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);
+    }
+}
+
+/* Signal context. See the contract on top. */
+static void
+on_timer(int Py_UNUSED(number), siginfo_t *info, void *Py_UNUSED(context))
+{
+    int saved_errno = errno;
+    /* Sequentially consistent with stop(): it clears is_active, then waits for
+     * in_handler to be 0. */
+    atomic_fetch_add(&conprof_sampler.in_handler, 1);
+    if (atomic_load(&conprof_sampler.is_active)) {
+        struct conprof_thread *thread =
+            info->si_code == SI_TIMER ? conprof_threads_own(info->si_value.sival_int) : NULL;
+        if (thread == NULL) {
+            count(&conprof_sampler.counters.foreign, 1);
+        }
+        else {
+            uint64_t began = wall_ns();
+            count(&conprof_sampler.counters.signals, 1);
+            count(&conprof_sampler.counters.overruns, (uint64_t)info->si_overrun);
+            take(thread, 1, (uintptr_t)__builtin_frame_address(0));
+            count(&conprof_sampler.counters.handler_ns, wall_ns() - began);
+        }
+    }
+    atomic_fetch_sub(&conprof_sampler.in_handler, 1);
+    errno = saved_errno;
+}
+
+void
+conprof_sampler_take_residue(struct conprof_thread *thread)
+{
+    take(thread, 0, (uintptr_t)__builtin_frame_address(0));
+}
+
+void
+conprof_sampler_emit(uint64_t frame, uint32_t name_id, uint64_t cpu_ns)
+{
+    struct draft draft = {
+        .cpu_ns = cpu_ns, .record = conprof_labels_empty(), .name_id = name_id, .events = 0};
+    emit_one(&draft, frame);
+}
+
+static bool
+is_ours(const struct sigaction *action)
+{
+    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_timer;
+}
+
+bool
+conprof_sampler_is_installed(void)
+{
+    struct sigaction now;
+    return conprof_sampler.signal_number != 0 &&
+           sigaction(conprof_sampler.signal_number, NULL, &now) == 0 && is_ours(&now);
+}
+
+int
+conprof_sampler_install(void)
+{
+    struct sigaction ours = {0};
+    ours.sa_sigaction = on_timer;
+    sigemptyset(&ours.sa_mask);
+    ours.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
+    /* Real-time signals, from near the top: SIGPROF belongs to other profilers and
+     * to users' own handlers, the lowest ones to threading libraries, the very last
+     * to debuggers. */
+    for (int number = SIGRTMAX - 3; number > SIGRTMIN + 3; number--) {
+        struct sigaction now;
+        if (sigaction(number, NULL, &now) != 0) {
+            continue;
+        }
+        bool is_free = !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL;
+        if (is_ours(&now) || (is_free && sigaction(number, &ours, NULL) == 0)) {
+            conprof_sampler.signal_number = number;
+            return number;
+        }
+    }
+    return -1;
+}

@@ -1,0 +1,199 @@
+/* module.c: the Python boundary of the engine; nothing clever. */
+#include "compat.h"
+
+#include "code_registry.h"
+#include "context.h"
+#include "drain.h"
+#include "labels.h"
+#include "lock.h"
+#include "sampler.h"
+#include "self_test.h"
+#include "session.h"
+#include "thread_hook.h"
+#include "threads.h"
+#include "window_object.h"
+
+static PyObject *
+start(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"rate_hz", "period_s", "max_stacks", "tick", "on_terminate", NULL};
+    unsigned int rate_hz, max_stacks;
+    double period_s;
+    PyObject *tick, *on_terminate;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IdIOO:start", names, &rate_hz, &period_s,
+                                     &max_stacks, &tick, &on_terminate)) {
+        return NULL;
+    }
+    if (rate_hz < 1 || rate_hz > 10000 || max_stacks < 1) {
+        PyErr_SetString(PyExc_ValueError, "rate_hz must be 1 to 10000, max_stacks at least 1");
+        return NULL;
+    }
+    conprof_drain_set_callbacks(Py_NewRef(tick), Py_NewRef(on_terminate));
+    if (conprof_session_start(rate_hz, period_s, max_stacks) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    conprof_session_stop();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+take_window(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return conprof_window_object_new(conprof_session_take_window());
+}
+
+static PyObject *
+wake(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    conprof_drain_wake();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+pause_sampling(PyObject *Py_UNUSED(module), PyObject *flag)
+{
+    int is_paused = PyObject_IsTrue(flag);
+    if (is_paused < 0) {
+        return NULL;
+    }
+    conprof_session_pause(is_paused);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+is_running(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(conprof_session_is_running());
+}
+
+static PyObject *
+name_thread(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int tid;
+    const char *name;
+    Py_ssize_t bytes;
+    if (!PyArg_ParseTuple(args, "is#:name_thread", &tid, &name, &bytes)) {
+        return NULL;
+    }
+    conprof_session_name_thread(tid, name, (size_t)bytes);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+prefork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    conprof_session_prefork();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+postfork_parent(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    conprof_session_postfork_parent();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+postfork_child(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    conprof_session_postfork_child();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    const struct conprof_counters *c = &conprof_sampler.counters;
+    conprof_lock();
+    unsigned int threads = conprof_threads_count(), labels = conprof_labels_alive();
+    unsigned long long untracked = conprof_threads_refused(),
+                       label_sets_refused = conprof_labels_refused();
+    conprof_unlock();
+    return Py_BuildValue(
+        "{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsi}",                                          /**/
+        "signals", (unsigned long long)c->signals,                                          /**/
+        "samples", (unsigned long long)c->samples,                                          /**/
+        "walks_carried", (unsigned long long)c->carried_stale,                              /**/
+        "ring_full_carried", (unsigned long long)c->carried_full,                           /**/
+        "unwalkable", (unsigned long long)c->unwalkable,                                    /**/
+        "truncated", (unsigned long long)c->truncated,                                      /**/
+        "timer_overruns", (unsigned long long)c->overruns,                                  /**/
+        "foreign_signals", (unsigned long long)c->foreign,                                  /**/
+        "subinterpreter_samples", (unsigned long long)c->subinterpreter,                    /**/
+        "native_samples", (unsigned long long)c->native,                                    /**/
+        "handler_ns", (unsigned long long)c->handler_ns,                                    /**/
+        "accounted_ns", (unsigned long long)c->accounted_ns,                                /**/
+        "drain_cpu_ns", (unsigned long long)conprof_drain_cpu_ns(),                         /**/
+        "threads", threads,                                                                 /**/
+        "label_sets", labels,                                                               /**/
+        "threads_untracked", untracked,                                                     /**/
+        "label_sets_refused", label_sets_refused,                                           /**/
+        "signal_number", conprof_sampler.signal_number);
+}
+
+static PyObject *
+self_test(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    const char *failed = conprof_self_test();
+    if (failed == NULL && PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyUnicode_FromString(failed == NULL ? "" : failed);
+}
+
+static PyMethodDef functions[] = {
+    {"start", (PyCFunction)(void (*)(void))start, METH_VARARGS | METH_KEYWORDS,
+     "start(*, rate_hz, period_s, max_stacks, tick, on_terminate)"},
+    {"stop", stop, METH_NOARGS, "Take no more samples; the last window stays to be taken."},
+    {"take_window", take_window, METH_NOARGS, "The window since the last call."},
+    {"wake", wake, METH_NOARGS, "Have tick() called now."},
+    {"pause", pause_sampling, METH_O, "pause(flag): discard samples while true."},
+    {"is_running", is_running, METH_NOARGS, "Whether a session runs in this very process."},
+    {"name_thread", name_thread, METH_VARARGS, "name_thread(native_id, name)"},
+    {"prefork", prefork, METH_NOARGS, "Before a fork."},
+    {"postfork_parent", postfork_parent, METH_NOARGS, "In the parent, after a fork."},
+    {"postfork_child", postfork_child, METH_NOARGS, "In the child, after a fork."},
+    {"stats", stats, METH_NOARGS, "Counters since the session began."},
+    {"self_test", self_test, METH_NOARGS, "What keeps the engine from running here, or ''."},
+    {NULL, NULL, 0, NULL},
+};
+
+static int
+module_exec(PyObject *module)
+{
+    /* The engine samples the main interpreter only and keeps static state. */
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_ImportError, "conprof profiles the main interpreter only");
+        return -1;
+    }
+    if (conprof_labels_init(module) < 0 || conprof_context_init() < 0 ||
+        conprof_window_object_init(module) < 0 || conprof_thread_hook_init(module) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "conprof_core._native",
+    .m_doc = "The native engine of conprof. See conprof_core._engine.native.",
+    .m_methods = functions,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC
+PyInit__native(void)
+{
+    return PyModuleDef_Init(&definition);
+}

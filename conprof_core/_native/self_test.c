@@ -1,0 +1,129 @@
+/* self_test.c: see self_test.h. Every check compares what the engine reads by its
+ * own means with what CPython says. */
+#include "self_test.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "context.h"
+#include "safemem.h"
+#include "threads.h"
+#include "unwind.h"
+
+/* Does the kernel let a process read itself, and refuse what is not there? */
+static const char *
+check_safe_read(void)
+{
+    uint64_t here = 0x0123456789ABCDEF, copy = 0;
+    conprof_safemem_init();
+    if (!conprof_safe_read(&copy, (uintptr_t)&here, sizeof here) || copy != here) {
+        return "process_vm_readv is refused (a sandbox or seccomp profile)";
+    }
+    if (conprof_safe_read(&copy, 16, sizeof copy)) {
+        return "process_vm_readv reads what is not mapped";
+    }
+    return NULL;
+}
+
+static const char *
+check_timer(void)
+{
+    timer_t timer;
+    struct sigevent event;
+    memset(&event, 0, sizeof event);
+    event.sigev_notify = SIGEV_NONE;
+    if (conprof_cpu_of_ns((pid_t)syscall(SYS_gettid)) == 0 ||
+        timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) != 0) {
+        return "timers on thread CPU clocks are refused";
+    }
+    timer_delete(timer);
+    return NULL;
+}
+
+/* The walk against the frames that Python sees. A frame that Python hides (not yet
+ * started) may stand between. */
+static const char *
+check_walk(void)
+{
+    static const char *const differs = "the frame walk differs from sys._getframe";
+    struct conprof_stack *stack = malloc(sizeof *stack);
+    PyFrameObject *frame = (PyFrameObject *)Py_XNewRef((PyObject *)PyEval_GetFrame());
+    const char *failed = stack == NULL || frame == NULL ? "no frame to walk" : NULL;
+    if (failed == NULL &&
+        conprof_unwind(PyThreadState_Get(), 0, 0, stack) != CONPROF_WALK_OK) {
+        failed = "the frame walk found no stack";
+    }
+    uint32_t at = 0;
+    while (failed == NULL && frame != NULL && at < stack->leaf_count) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        uintptr_t first = (uintptr_t)code + CONPROF_CODE_FIRST_INSTRUCTION;
+        uint32_t skipped = 0;
+        while (at < stack->leaf_count && stack->frames[at].code != (uintptr_t)code &&
+               skipped < 8) {
+            at++;
+            skipped++;
+        }
+        if (at >= stack->leaf_count || stack->frames[at].code != (uintptr_t)code ||
+            stack->frames[at].instruction + sizeof(_Py_CODEUNIT) < first ||
+            stack->frames[at].instruction - first !=
+                (uintptr_t)(intptr_t)PyFrame_GetLasti(frame)) {
+            failed = differs;
+        }
+        at++;
+        Py_DECREF(code);
+        PyFrameObject *back = PyFrame_GetBack(frame);
+        Py_SETREF(frame, back);
+    }
+    if (failed == NULL && frame != NULL && !stack->is_truncated && stack->root_count == 0) {
+        failed = differs;
+    }
+    Py_XDECREF(frame);
+    free(stack);
+    return failed;
+}
+
+/* The label look-up against ContextVar.get, in a context of its own. */
+static const char *
+check_labels(void)
+{
+    const char *failed = "the label look-up differs from ContextVar.get";
+    PyObject *context = PyContext_New();
+    PyObject *type = (PyObject *)conprof_labels_cell_type();
+    PyObject *none = PyDict_New();
+    PyObject *module = PyImport_ImportModule("conprof_core._native");
+    PyObject *set =
+        module == NULL ? NULL : PyObject_CallMethod(module, "intern_labels", "O", none);
+    PyObject *cell = set == NULL ? NULL : PyObject_CallOneArg(type, set);
+    if (context != NULL && cell != NULL && PyContext_Enter(context) == 0) {
+        bool is_absent = conprof_context_cell(PyThreadState_Get()) == NULL;
+        PyObject *token = PyContextVar_Set(conprof_labels_variable(), cell);
+        if (is_absent && token != NULL &&
+            (PyObject *)conprof_context_cell(PyThreadState_Get()) == cell) {
+            failed = NULL;
+        }
+        Py_XDECREF(token);
+        if (PyContext_Exit(context) < 0) {
+            failed = "a context could not be left";
+        }
+    }
+    Py_XDECREF(cell);
+    Py_XDECREF(set);
+    Py_XDECREF(module);
+    Py_XDECREF(none);
+    Py_XDECREF(context);
+    return failed;
+}
+
+const char *
+conprof_self_test(void)
+{
+    const char *failed = check_safe_read();
+    failed = failed != NULL ? failed : check_timer();
+    failed = failed != NULL ? failed : check_walk();
+    failed = failed != NULL ? failed : check_labels();
+    return failed;
+}

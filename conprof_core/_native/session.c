@@ -1,0 +1,374 @@
+/* session.c: see session.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* pthread_getattr_np */
+#endif
+#include "session.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "code_registry.h"
+#include "context.h"
+#include "drain.h"
+#include "lock.h"
+#include "safemem.h"
+#include "sampler.h"
+#include "threads.h"
+
+/* A remainder of process CPU smaller than this waits for the next window. */
+#define MIN_REMAINDER_NS 1000000
+
+/* owner: holder of the session lock */
+static struct conprof_window *window;
+static uint32_t max_stacks;
+static uint64_t period_ns;
+static uint64_t process_start_ns; /* process CPU when the session began */
+
+static _Atomic pid_t session_pid; /* written by: GIL holder; 0: stopped */
+static pid_t main_tid;            /* immutable after first start */
+
+static int64_t
+unix_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static pid_t
+own_tid(void)
+{
+    return (pid_t)syscall(SYS_gettid);
+}
+
+bool
+conprof_session_is_running(void)
+{
+    return atomic_load(&session_pid) == getpid();
+}
+
+void
+conprof_session_pause(bool is_paused)
+{
+    atomic_store(&conprof_sampler.is_paused, is_paused);
+}
+
+/* In the child of a fork that Python does not know of (uWSGI, C libraries): no
+ * handler may sample with the parent's tables. Async-signal-safe. */
+static void
+on_raw_fork(void)
+{
+    atomic_store(&conprof_sampler.is_active, false);
+    atomic_store(&conprof_sampler.drain_tid, 0);
+}
+
+static void
+reset_counters(void)
+{
+    struct conprof_counters *counters = &conprof_sampler.counters;
+    _Atomic uint64_t *all = (_Atomic uint64_t *)counters;
+    for (size_t i = 0; i < sizeof *counters / sizeof *all; i++) {
+        atomic_store(&all[i], 0);
+    }
+}
+
+static int
+fail(const char *what)
+{
+    PyErr_Format(PyExc_RuntimeError, "%s", what);
+    return -1;
+}
+
+/* Where the calling thread's C stack ends; 0 when unknown. */
+static uintptr_t
+own_stack_high(void)
+{
+    pthread_attr_t attributes;
+    void *low = NULL;
+    size_t size = 0;
+    /* Of the main thread this would parse /proc/self/maps, and its stack grows. */
+    if (own_tid() == getpid() || pthread_getattr_np(pthread_self(), &attributes) != 0) {
+        return 0;
+    }
+    pthread_attr_getstack(&attributes, &low, &size);
+    pthread_attr_destroy(&attributes);
+    return (uintptr_t)low + size;
+}
+
+int
+conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks)
+{
+    static bool is_hooked;
+    if (conprof_session_is_running()) {
+        return fail("the native session runs already");
+    }
+    conprof_safemem_init();
+    if (!conprof_threads_init() || !conprof_ring_init(&conprof_sampler.ring)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (conprof_sampler_install() < 0) {
+        return fail("every real-time signal is taken");
+    }
+    if (conprof_registry_install() < 0) {
+        return -1;
+    }
+    if (!is_hooked) {
+        is_hooked = pthread_atfork(NULL, NULL, on_raw_fork) == 0;
+    }
+    reset_counters();
+    conprof_sampler.interpreter = PyInterpreterState_Main();
+    main_tid = getpid();
+    conprof_lock();
+    conprof_window_forget_cache();
+    conprof_window_free_locked(window);
+    window = conprof_window_new(stacks, unix_ns());
+    max_stacks = stacks;
+    period_ns = 1000000000u / rate_hz;
+    conprof_threads_configure(conprof_sampler.signal_number, period_ns);
+    process_start_ns = conprof_cpu_process_ns();
+    bool has_window = window != NULL;
+    conprof_unlock();
+    if (!has_window) {
+        conprof_registry_uninstall();
+        PyErr_NoMemory();
+        return -1;
+    }
+    atomic_store(&conprof_sampler.is_paused, false);
+    atomic_store(&conprof_sampler.is_active, true);
+    atomic_store(&session_pid, getpid());
+    conprof_drain_schedule(period_s);
+    if (!conprof_drain_start()) {
+        conprof_session_stop();
+        return fail("the drain thread could not be started");
+    }
+    conprof_lock();
+    conprof_threads_scan(true, true);
+    conprof_unlock();
+    conprof_terminate_install();
+    return 0;
+}
+
+void
+conprof_session_drain(void)
+{
+    conprof_lock();
+    if (window != NULL) {
+        conprof_drain_ring(window);
+    }
+    conprof_threads_scan(false, false);
+    conprof_unlock();
+}
+
+void
+conprof_session_reconfigure(void)
+{
+    conprof_lock();
+    conprof_threads_configure(conprof_sampler.signal_number, period_ns);
+    conprof_threads_rearm();
+    conprof_unlock();
+}
+
+/* Session lock held. Charges what no sample carried: the drain itself, and threads
+ * that were never seen or whose last moments nobody saw. */
+static void
+charge_remainder(void)
+{
+    conprof_drain_charge();
+    uint64_t process = conprof_cpu_process_ns() - process_start_ns;
+    uint64_t known = atomic_load(&conprof_sampler.counters.accounted_ns) +
+                     conprof_threads_outstanding_ns() + conprof_drain_outstanding_ns();
+    if (process > known + MIN_REMAINDER_NS &&
+        !atomic_load(&conprof_sampler.is_paused)) {
+        conprof_sampler_emit(conprof_frame_word(CONPROF_UID_EXITED, 0), 0, process - known);
+    }
+}
+
+struct conprof_window *
+conprof_session_take_window(void)
+{
+    struct conprof_window *taken = NULL;
+    Py_BEGIN_ALLOW_THREADS;
+    conprof_lock();
+    if (window != NULL) {
+        struct conprof_window *next = conprof_window_new(max_stacks, unix_ns());
+        if (next != NULL) {
+            conprof_drain_ring(window);
+            if (conprof_session_is_running()) {
+                charge_remainder();
+                conprof_drain_ring(window);
+            }
+            conprof_window_resolve(window);
+            conprof_labels_reset_bindings();
+            conprof_window_forget_cache();
+            taken = window;
+            taken->end_ns = next->start_ns;
+            window = next;
+        }
+    }
+    conprof_unlock();
+    Py_END_ALLOW_THREADS;
+    return taken;
+}
+
+/* Waits until no handler runs. It never lasts: a handler waits for nothing. */
+static void
+wait_for_handlers(void)
+{
+    struct timespec pause = {.tv_nsec = 100000};
+    for (int i = 0; i < 10000 && atomic_load(&conprof_sampler.in_handler) != 0; i++) {
+        nanosleep(&pause, NULL);
+    }
+}
+
+void
+conprof_session_stop(void)
+{
+    if (!conprof_session_is_running()) {
+        return;
+    }
+    sigset_t ours, old;
+    sigemptyset(&ours);
+    sigaddset(&ours, conprof_sampler.signal_number);
+    conprof_terminate_uninstall();
+    Py_BEGIN_ALLOW_THREADS;
+    conprof_drain_stop();
+    Py_END_ALLOW_THREADS;
+    pthread_sigmask(SIG_BLOCK, &ours, &old);
+    conprof_lock();
+    struct conprof_thread *self = conprof_threads_find(own_tid());
+    if (self != NULL) {
+        conprof_sampler_take_residue(self);
+    }
+    conprof_unlock();
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    atomic_store(&conprof_sampler.is_active, false);
+    wait_for_handlers();
+    conprof_lock();
+    conprof_threads_clear(true);
+    if (window != NULL) {
+        conprof_drain_ring(window);
+        charge_remainder();
+        conprof_drain_ring(window);
+        window->end_ns = unix_ns();
+    }
+    conprof_unlock();
+    conprof_registry_uninstall();
+    conprof_registry_reset();
+    conprof_drain_set_callbacks(NULL, NULL);
+    atomic_store(&session_pid, 0);
+}
+
+void
+conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *target)
+{
+    if (!atomic_load(&conprof_sampler.is_active)) {
+        return;
+    }
+    uintptr_t stack_high = own_stack_high();
+    uint64_t uid = target == NULL
+                       ? 0
+                       : conprof_registry_uid(&conprof_sampler.ring, (uintptr_t)target);
+    conprof_lock();
+    struct conprof_thread *thread =
+        conprof_threads_arm(own_tid(), conprof_thread_name_id(name, name_bytes), 0);
+    if (thread != NULL) {
+        thread->name_id = conprof_thread_name_id(name, name_bytes);
+        thread->stack_high = stack_high;
+        thread->target_uid = uid;
+    }
+    conprof_unlock();
+}
+
+void
+conprof_session_thread_end(void)
+{
+    if (!atomic_load(&conprof_sampler.is_active)) {
+        return;
+    }
+    conprof_lock();
+    struct conprof_thread *thread = conprof_threads_find(own_tid());
+    if (thread != NULL && atomic_load(&conprof_sampler.is_active)) {
+        conprof_threads_disarm(thread);
+        conprof_sampler_take_residue(thread);
+        conprof_threads_release(thread);
+    }
+    conprof_unlock();
+}
+
+void
+conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes)
+{
+    conprof_lock();
+    struct conprof_thread *thread = conprof_threads_find(tid);
+    if (thread != NULL) {
+        thread->name_id = conprof_thread_name_id(name, name_bytes);
+    }
+    conprof_unlock();
+}
+
+/* ---- fork ---- */
+
+void
+conprof_session_prefork(void)
+{
+    if (conprof_session_is_running()) {
+        /* CPython warns in the parent when other threads exist at a fork; ours is
+         * not a reason. It starts again afterwards. */
+        conprof_drain_stop();
+    }
+    conprof_lock();
+}
+
+/* GIL held, main thread, after the fork returned. */
+static int
+restart_drain(void *Py_UNUSED(argument))
+{
+    if (conprof_session_is_running()) {
+        conprof_drain_start();
+    }
+    return 0;
+}
+
+void
+conprof_session_postfork_parent(void)
+{
+    conprof_unlock();
+    if (!conprof_session_is_running()) {
+        return;
+    }
+    /* os.fork() counts threads after its hooks: in the main thread wait until it is
+     * through. Elsewhere there is more than one thread anyhow. */
+    if (own_tid() != main_tid || Py_AddPendingCall(restart_drain, NULL) != 0) {
+        conprof_drain_start();
+    }
+}
+
+void
+conprof_session_postfork_child(void)
+{
+    conprof_lock_reset();
+    conprof_safemem_init();
+    atomic_store(&conprof_sampler.is_active, false);
+    atomic_store(&conprof_sampler.in_handler, 0);
+    atomic_store(&conprof_sampler.drain_is_called, false);
+    atomic_store(&session_pid, 0);
+    conprof_drain_forget();
+    conprof_terminate_uninstall();
+    conprof_threads_clear(false);
+    conprof_ring_reset(&conprof_sampler.ring);
+    conprof_registry_uninstall();
+    conprof_registry_reset();
+    conprof_lock();
+    conprof_labels_reset_bindings();
+    conprof_window_free_locked(window);
+    window = NULL;
+    conprof_window_forget_cache();
+    conprof_unlock();
+    /* The callbacks belong to the parent's profiler; Python drops its own. */
+    conprof_drain_set_callbacks(NULL, NULL);
+}

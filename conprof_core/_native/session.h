@@ -1,0 +1,46 @@
+/* session.h: the life of a native session, from start to stop, and over fork. */
+#ifndef CONPROF_SESSION_H
+#define CONPROF_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "aggregate.h"
+#include "compat.h"
+
+/* GIL held. Arms every thread of the process and starts the drain. 0, or -1 with a
+ * Python exception; then nothing is left running. */
+int conprof_session_start(uint32_t rate_hz, double period_s, uint32_t max_stacks);
+
+/* GIL held, released while waiting. Takes no more samples; harmless when stopped. */
+void conprof_session_stop(void);
+
+/* GIL held, released while working. The window since the last call, for the caller
+ * to free; a new one is open when the session runs. NULL without memory. */
+struct conprof_window *conprof_session_take_window(void);
+
+/* GIL held. The calling thread begins or ends: a Python thread's bootstrap calls
+ * these. `target` is the code it was started for, or NULL; borrowed. Without
+ * `target` no GIL is needed. */
+void conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *target);
+void conprof_session_thread_end(void);
+
+/* GIL held. Gives a thread that runs already its Python name. */
+void conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes);
+
+/* Drain only. */
+void conprof_session_drain(void);
+void conprof_session_reconfigure(void);
+
+/* GIL held. The three steps of a fork. */
+void conprof_session_prefork(void);
+void conprof_session_postfork_parent(void);
+void conprof_session_postfork_child(void);
+
+/* Any thread: runs in this very process? */
+bool conprof_session_is_running(void);
+
+/* Any thread. */
+void conprof_session_pause(bool is_paused);
+
+#endif
