@@ -8,16 +8,19 @@ load per label change.
 from __future__ import annotations
 
 import sys
-from _thread import get_ident
+from collections.abc import Container
 from typing import TYPE_CHECKING
+
+from conprof_core._threads import thread_ident
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
+    from contextvars import ContextVar
     from weakref import WeakKeyDictionary
 
     from conprof_core._cells import LabelCell
 
-__all__ = ["note", "start", "stop", "thread_cells", "thread_loops"]
+__all__ = ["current", "forget_other_threads", "keep_only", "note", "start", "stop"]
 
 thread_cells: dict[int, LabelCell | None] | None = None
 """Thread ident → the cell entered last in that thread, outside event loops; ``None`` when off."""
@@ -29,15 +32,20 @@ task_cells: WeakKeyDictionary[Task[object], LabelCell | None] | None = None
 """Task → its cell, only on 3.11 where ``Task.get_context`` does not exist."""
 
 
-def start() -> None:
-    """Begin to note cells; what was entered before is not known."""
-    global thread_cells, task_cells
+_variable: ContextVar[LabelCell | None]
+
+
+def start(variable: ContextVar[LabelCell | None]) -> None:
+    """Begin to note cells; what was entered before is known for the calling thread only."""
+    global thread_cells, task_cells, _variable
+    _variable = variable
     if sys.version_info < (3, 12):
         from weakref import WeakKeyDictionary
 
         task_cells = WeakKeyDictionary()
     thread_loops.clear()
     thread_cells = {}
+    note(variable.get())
 
 
 def stop() -> None:
@@ -53,7 +61,9 @@ def note(cell: LabelCell | None) -> None:
     cells = thread_cells
     if cells is None:
         return
-    ident = get_ident()
+    if "gevent" in sys.modules:
+        return  # greenlets of one thread take turns unseen: no label is better than a wrong one
+    ident = thread_ident()
     asyncio = sys.modules.get("asyncio")
     loop = None if asyncio is None else asyncio._get_running_loop()
     if loop is None:
@@ -68,8 +78,51 @@ def note(cell: LabelCell | None) -> None:
             tasks[task] = cell
 
 
-def forget_thread(ident: int) -> None:
-    """Drop what is known of a thread that has ended."""
+def current(ident: int) -> LabelCell | None:
+    """Return the cell of a thread, as well as it can be known from outside."""
+    cells = thread_cells
+    if cells is None or "gevent" in sys.modules:
+        return None
+    loop = thread_loops.get(ident)
+    if loop is None:
+        return cells.get(ident)
+    if not loop.is_running():
+        thread_loops.pop(ident, None)
+        return cells.get(ident)
+    return _cell_of_task(loop)
+
+
+def _cell_of_task(loop: AbstractEventLoop) -> LabelCell | None:
+    task = sys.modules["asyncio"].current_task(loop)
+    if task is None:
+        return None
+    if task_cells is not None:
+        return task_cells.get(task)
+    get_context = getattr(task, "get_context", None)
+    # Another thread's context may be read while this thread holds the GIL, and only then.
+    if get_context is None or not _gil_enabled():
+        return None
+    cell: LabelCell | None = get_context().get(_variable)
+    return cell
+
+
+def _gil_enabled() -> bool:
+    is_enabled = getattr(sys, "_is_gil_enabled", None)
+    return is_enabled is None or bool(is_enabled())
+
+
+def forget_other_threads() -> None:
+    """In a forked child: only the thread that forked is here."""
     if thread_cells is not None:
-        thread_cells.pop(ident, None)
-    thread_loops.pop(ident, None)
+        ident = thread_ident()
+        kept = thread_cells.get(ident)
+        thread_cells.clear()
+        thread_cells[ident] = kept
+
+
+def keep_only(idents: Container[int]) -> None:
+    """Forget threads that have ended."""
+    for known in (thread_cells, thread_loops):
+        for ident in () if known is None else tuple(known):
+            if ident not in idents:
+                known.pop(ident, None)

@@ -365,6 +365,13 @@ conprof_drain_stop(void)
 }
 
 void
+conprof_drain_reset(void)
+{
+    atomic_store(&total_ns, 0);
+    atomic_store(&signal_changes, 0);
+}
+
+void
 conprof_drain_forget(void)
 {
     is_started = false;
@@ -372,7 +379,7 @@ conprof_drain_forget(void)
     atomic_store(&tick_is_running, false);
     atomic_store(&terminate_is_requested, false);
     atomic_store(&charged_ns, 0);
-    atomic_store(&total_ns, 0);
+    conprof_drain_reset();
 }
 
 void

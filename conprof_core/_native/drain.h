@@ -29,6 +29,9 @@ bool conprof_drain_start(void);
 /* Stops and joins it. Never waits for the GIL. */
 void conprof_drain_stop(void);
 
+/* A new session begins: its counters are zero. */
+void conprof_drain_reset(void);
+
 /* In the child of a fork: there is no drain. */
 void conprof_drain_forget(void);
 

@@ -5,8 +5,8 @@
  * on_timer()
  *   - takes no lock, allocates nothing, waits for nothing;
  *   - calls no Python API that changes anything: no reference count, no exception;
- *   - calls no libc function that is not async-signal-safe (clock_gettime, syscall
- *     and memcpy are);
+ *   - calls no libc function that is not async-signal-safe (clock_gettime,
+ *     timer_settime, syscall and memcpy are);
  *   - reads only memory that cannot vanish (its own slot, ring, registry, the
  *     thread's own data-stack chunks and current context) or goes through
  *     conprof_safe_read;
@@ -275,6 +275,7 @@ on_timer(int Py_UNUSED(number), siginfo_t *info, void *Py_UNUSED(context))
             count(&conprof_sampler.counters.signals, 1);
             count(&conprof_sampler.counters.overruns, (uint64_t)info->si_overrun);
             take(thread, 1, (uintptr_t)__builtin_frame_address(0));
+            conprof_threads_jitter(thread);
             count(&conprof_sampler.counters.handler_ns, wall_ns() - began);
         }
     }

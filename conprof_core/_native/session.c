@@ -121,6 +121,7 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks)
         is_hooked = pthread_atfork(NULL, NULL, on_raw_fork) == 0;
     }
     reset_counters();
+    conprof_drain_reset();
     conprof_sampler.interpreter = PyInterpreterState_Main();
     main_tid = getpid();
     conprof_lock();

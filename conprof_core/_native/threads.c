@@ -29,7 +29,7 @@ static uint32_t high_water; /* slots at or above have never been used */
 static uint32_t armed;
 static uint64_t refused;
 static int timer_signal;
-static uint64_t timer_period_ns;
+static uint64_t timer_period_ns; /* also read by handlers */
 static uint64_t random_state = 0x853C49E6748FEA9B;
 static pid_t excluded_tid;
 static nlink_t last_links;
@@ -114,14 +114,14 @@ conprof_threads_exclude(pid_t tid)
     excluded_tid = tid;
 }
 
-/* xorshift64*: the phase of a timer needs no better. */
+/* SIGNAL-SAFE. xorshift64*: the phase of a timer needs no better. */
 static uint64_t
-next_random(void)
+next_random(uint64_t *state)
 {
-    random_state ^= random_state >> 12;
-    random_state ^= random_state << 25;
-    random_state ^= random_state >> 27;
-    return random_state * UINT64_C(0x2545F4914F6CDD1D);
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return *state * UINT64_C(0x2545F4914F6CDD1D);
 }
 
 static struct timespec
@@ -157,7 +157,8 @@ start_timer(struct conprof_thread *thread, pid_t tid)
     /* A random phase: threads that live less than a period are sampled in
      * proportion to their CPU time. */
     struct itimerspec when = {.it_interval = to_timespec(timer_period_ns),
-                              .it_value = to_timespec(1 + next_random() % timer_period_ns)};
+                              .it_value = to_timespec(1 + next_random(&random_state) %
+                                                      timer_period_ns)};
     if (timer_settime(thread->timer, 0, &when, NULL) != 0) {
         timer_delete(thread->timer);
         return false;
@@ -230,6 +231,7 @@ conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
     thread->target_uid = 0;
     thread->stack_high = 0;
     thread->failures = 0;
+    thread->random_state = next_random(&random_state) | 1;
     atomic_store_explicit(&thread->last_cpu_ns, since_ns, memory_order_relaxed);
     atomic_store_explicit(&thread->tid, tid, memory_order_release);
     if (!start_timer(thread, tid)) {
@@ -254,6 +256,16 @@ conprof_threads_clear(bool has_timers)
         }
     }
     armed = 0;
+}
+
+void
+conprof_threads_jitter(struct conprof_thread *thread)
+{
+    uint64_t wait_ns =
+        timer_period_ns / 2 + 1 + next_random(&thread->random_state) % timer_period_ns;
+    struct itimerspec when = {.it_interval = to_timespec(timer_period_ns),
+                              .it_value = to_timespec(wait_ns)};
+    timer_settime(thread->timer, 0, &when, NULL);
 }
 
 /* The kernel's name of a thread, for threads that Python did not name. */

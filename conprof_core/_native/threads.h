@@ -4,8 +4,8 @@
  * The timer's signal goes to that thread only and carries the slot's index, so the
  * handler finds its slot without a search.
  *
- * A slot is written under the session lock, but for `last_cpu_ns`, `failures` and
- * `stack`, which belong to the slot's own thread (its handler) while armed.
+ * A slot is written under the session lock, but for `last_cpu_ns`, `failures`,
+ * `random_state` and `stack`, which belong to the slot's own thread (its handler) while armed.
  */
 #ifndef CONPROF_THREADS_H
 #define CONPROF_THREADS_H
@@ -36,6 +36,7 @@ struct conprof_thread {
     uintptr_t stack_high;         /* end of the C stack where known, else 0 */
     _Atomic uint64_t last_cpu_ns; /* CPU time up to which weight was emitted */
     uint32_t failures;            /* walks that failed in a row */
+    uint64_t random_state;        /* of the timer's jitter */
     bool was_seen;                /* by the scan under way */
     struct conprof_stack stack;   /* scratch of the handler: its stack may be small */
 };
@@ -57,6 +58,11 @@ uint64_t conprof_cpu_process_ns(void);
  * the first time after a random part of it. CPU time up to `since_ns` is not
  * charged. Returns the slot (the present one when it is armed already), or NULL. */
 struct conprof_thread *conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns);
+
+/* SIGNAL-SAFE, in the thread's own handler. Sets the time to its next signal: half
+ * to one and a half periods, evenly spread. A strict period beats with work that
+ * has a period of its own, and then some of it is never seen. */
+void conprof_threads_jitter(struct conprof_thread *thread);
 
 /* Session lock held. The slot of a thread, or NULL. */
 struct conprof_thread *conprof_threads_find(pid_t tid);

@@ -62,6 +62,7 @@ class EncodedProfile:
         service: name of the service.
         tags: what describes the process and the window, in upload order.
         counters: what was lost, carried or truncated in the window, by reason.
+        process_id: the process that was profiled.
         samples: number of samples in it.
     """
 
@@ -72,6 +73,7 @@ class EncodedProfile:
     service: str
     tags: Mapping[str, str]
     counters: Mapping[str, int]
+    process_id: int = 0
     samples: int = 0
 
 

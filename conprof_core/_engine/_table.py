@@ -1,0 +1,175 @@
+"""The portable engine's aggregation: stack × labels × thread → samples and CPU, bounded."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from conprof_core._engine import Row
+from conprof_core._limits import LEAF_FRAMES, MAX_STACK_DEPTH, ROOT_FRAMES
+from conprof_core._pprof import encode_profile
+
+if TYPE_CHECKING:
+    from conprof_core._cells import LabelCell, LabelSet
+    from conprof_core.exporters.naming import Naming
+
+__all__ = ["PortableWindow", "Table"]
+
+_Frame = tuple[str, str, int, int]
+_TRUNCATED: Final[_Frame] = ("[truncated]", "", 0, 0)
+_LOST: Final[_Frame] = ("[lost]", "", 0, 0)
+
+
+class _Entry:
+    """One row in the making. ``codes`` keeps the ids in its key from being reused."""
+
+    __slots__ = ("codes", "cpu_ns", "labels", "lines", "samples", "thread_name")
+
+    def __init__(
+        self,
+        codes: tuple[CodeType | None, ...],
+        lines: tuple[int, ...],
+        labels: LabelCell | LabelSet | None,
+        thread_name: str,
+    ) -> None:
+        self.codes = codes
+        self.lines = lines
+        self.labels = labels
+        self.thread_name = thread_name
+        self.samples = 0
+        self.cpu_ns = 0
+
+
+class PortableWindow:
+    """A window of the portable engine; see ``EngineWindow``."""
+
+    def __init__(self, rows: list[Row], start_ns: int, counters: dict[str, int]) -> None:
+        self._rows = rows
+        self.start_ns = start_ns
+        self.end_ns = time.time_ns()
+        self.samples = sum(row.samples for row in rows)
+        self.cpu_ns = sum(row.cpu_ns for row in rows)
+        self.stacks = len(rows)
+        self.counters = counters
+
+    def rows(self) -> list[Row]:
+        """Return the aggregated rows."""
+        return list(self._rows)
+
+    def encode_pprof(
+        self, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
+    ) -> bytes:
+        """Return the window as uncompressed pprof."""
+        return encode_profile(
+            self._rows,
+            naming,
+            start_ns=self.start_ns,
+            end_ns=self.end_ns,
+            mapping_file=mapping_file,
+            comments=comments,
+        )
+
+
+class Table:
+    """Rows of one window in the making. Not thread-safe: the engine's lock guards it."""
+
+    def __init__(self, max_stacks: int) -> None:
+        self._max_stacks = max_stacks
+        self._entries: dict[Any, _Entry] = {}
+        self._start_ns = time.time_ns()
+        self._truncated = 0
+        self._lost_samples = 0
+        self._lost_cpu_ns = 0
+        self._synthetic: dict[str, tuple[int, int]] = {}
+
+    def add(
+        self, leaf: FrameType | None, cell: LabelCell | None, ident: int, cpu_ns: int
+    ) -> None:
+        """Charge a thread's CPU time to its stack and labels."""
+        frames: list[FrameType] = []
+        roots: deque[FrameType] = deque(maxlen=ROOT_FRAMES)
+        dropped = 0
+        frame = leaf
+        while frame is not None:
+            if len(frames) < LEAF_FRAMES:
+                frames.append(frame)
+            else:
+                dropped += len(roots) == ROOT_FRAMES
+                roots.append(frame)
+            frame = frame.f_back
+        thread = threading._active.get(ident)  # type: ignore[attr-defined]
+        name: str = "" if thread is None else thread.name
+        # Once a cell cannot change any more its set will do, and equal requests share a row.
+        labels: LabelCell | LabelSet | None = cell
+        if cell is not None and not getattr(cell, "provisional", True):
+            labels = cell.labels
+        frames.extend(roots)
+        key = (
+            name,
+            labels,
+            dropped > 0,
+            *[(id(frame.f_code), frame.f_lasti) for frame in frames],
+        )
+        entry = self._entries.get(key)
+        if entry is None:
+            if len(self._entries) >= self._max_stacks:
+                self._lost_samples += 1
+                self._lost_cpu_ns += cpu_ns
+                return
+            codes: list[CodeType | None] = [frame.f_code for frame in frames]
+            lines = [frame.f_lineno or 0 for frame in frames]
+            if dropped:
+                codes.insert(LEAF_FRAMES, None)
+                lines.insert(LEAF_FRAMES, 0)
+            entry = self._entries[key] = _Entry(tuple(codes), tuple(lines), labels, name)
+        self._truncated += dropped > 0
+        entry.samples += 1
+        entry.cpu_ns += cpu_ns
+
+    def add_synthetic(self, name: str, samples: int, cpu_ns: int) -> None:
+        """Charge CPU time that belongs to no Python stack."""
+        before = self._synthetic.get(name, (0, 0))
+        self._synthetic[name] = (before[0] + samples, before[1] + cpu_ns)
+
+    def close(self) -> PortableWindow:
+        """Return the rows with names, lines and the labels as they are bound now."""
+        merged: dict[tuple[Any, ...], list[int]] = {}
+        frames_of: dict[tuple[CodeType | None, int], _Frame] = {}
+        for entry in self._entries.values():
+            frames = tuple(
+                frames_of.get((code, line)) or frames_of.setdefault((code, line), _frame(code, line))
+                for code, line in zip(entry.codes, entry.lines)
+            )
+            key = (frames, _items(entry.labels), entry.thread_name)
+            values = merged.setdefault(key, [0, 0])
+            values[0] += entry.samples
+            values[1] += entry.cpu_ns
+        rows = [Row(*key, *values) for key, values in merged.items()]
+        if self._lost_samples:
+            rows.append(Row((_LOST,), (), "", self._lost_samples, self._lost_cpu_ns))
+        for name, (samples, cpu_ns) in self._synthetic.items():
+            rows.append(Row(((name, "", 0, 0),), (), "", samples, cpu_ns))
+        counters = {"lost_stacks": self._lost_samples, "truncated": self._truncated}
+        return PortableWindow(rows, self._start_ns, counters)
+
+
+def _items(labels: LabelCell | LabelSet | None) -> tuple[tuple[str, str], ...]:
+    if labels is None:
+        return ()
+    if hasattr(labels, "labels"):
+        return labels.labels.items()
+    return labels.items()
+
+
+def _frame(code: CodeType | None, line: int) -> _Frame:
+    if code is None:
+        return _TRUNCATED
+    name = getattr(code, "co_qualname", code.co_name)
+    return (name, code.co_filename, line, code.co_firstlineno)
+
+
+assert LEAF_FRAMES + ROOT_FRAMES == MAX_STACK_DEPTH

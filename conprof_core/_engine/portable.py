@@ -1,0 +1,221 @@
+"""The pure-Python engine: a thread looks at all threads ``rate_hz`` times a second.
+
+It runs wherever ``sys._current_frames`` exists. Against the native engine: it needs the GIL for
+each look, so a program of pure-Python threads is seen some 70 times a second whatever the rate; CPU
+time is charged to the stack at the end of an interval; labels follow threads and asyncio tasks, but
+not work that a copied context carries into another thread. Sums of CPU time are as exact as the
+platform's clocks; see ``_clocks``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from conprof_core import _log, _threads, _tracking
+from conprof_core._engine import EngineSettings, EngineUnavailable, EngineWindow
+from conprof_core._engine._clocks import Clocks, best_clocks
+from conprof_core._engine._table import Table
+from conprof_core._labels import context_var
+from conprof_core._threads import Thread, Wake, new_rlock
+
+__all__ = ["PortableEngine"]
+
+_IDLE_LOOKS = 8
+_IDLE_INTERVAL_S = 0.1
+_IDLE_CPU_NS = 100_000
+_JOIN_S = 0.1
+_OWN_PACKAGE = __name__.partition(".")[0]
+
+
+class PortableEngine:
+    """See ``Engine``. Two daemon threads: one samples, one ticks."""
+
+    name = "portable"
+
+    def __init__(self) -> None:
+        if not hasattr(sys, "_current_frames"):
+            raise EngineUnavailable("this Python has no sys._current_frames")
+        self._looks = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = new_rlock()  # guards the table and the clocks; a signal handler may stop()
+        self._sampler: Thread | None = None
+        self._ticker: Thread | None = None
+        self._sampler_wake = Wake()
+        self._ticker_wake = Wake()
+        self._table: Table | None = None
+        self._clocks: Clocks | None = None
+        self._running = False
+        self._paused = False
+        self._next_tick = 0.0
+
+    def start(self, settings: EngineSettings, tick: Callable[[], float]) -> None:
+        """Start both threads; a thread that cannot be started raises ``RuntimeError``."""
+        if self._running:
+            return
+        self._settings = settings
+        self._tick = tick
+        self._paused = False
+        _tracking.start(context_var)
+        self._table = Table(settings.max_stacks)
+        self._clocks = best_clocks()
+        self._next_tick = time.monotonic() + settings.period_s
+        try:
+            self._start_threads()
+        except RuntimeError:
+            self.stop()
+            raise
+
+    def _start_threads(self) -> None:
+        self._running = True
+        self._sampler_wake, self._ticker_wake = Wake(), Wake()
+        previous = self._ticker
+        ticker = Thread(lambda: self._run_ticker(ticker, previous))
+        sampler = Thread(lambda: self._run_sampler(sampler))
+        self._ticker, self._sampler = ticker, sampler
+        sampler.start()
+        ticker.start()
+
+    # The two threads ------------------------------------------------------------------------------
+
+    def _run_sampler(self, thread: Thread) -> None:
+        interval_s = 1.0 / self._settings.rate_hz
+        wake = self._sampler_wake
+        idle = 0
+        process_ns = 0
+        phase = int.from_bytes(os.urandom(2), "big")
+        while self._running and self._sampler is thread:
+            # A little jitter keeps the looks from falling into step with a periodic program.
+            phase = (phase * 75 + 74) % 65_537
+            wait_s = interval_s * (0.9 + 0.2 * phase / 65_537)
+            if idle >= _IDLE_LOOKS:
+                wait_s = max(wait_s, _IDLE_INTERVAL_S)
+            wake.wait(wait_s)
+            if self._paused:
+                wake.wait(3_600.0)
+                continue
+            before, process_ns = process_ns, time.process_time_ns()
+            # Nobody ran: no need to look. What little there was is charged at the next look.
+            if process_ns - before < _IDLE_CPU_NS and idle:
+                idle = min(idle + 1, _IDLE_LOOKS)
+                continue
+            with _log.guard("sampler"):
+                idle = 0 if self._look(thread) else idle + 1
+
+    def _look(self, thread: Thread | None = None) -> int:
+        """Charge what was used since the last look; returns how many threads had run."""
+        with self._lock:
+            table, clocks = self._table, self._clocks
+            if table is None or clocks is None or (thread and self._sampler is not thread):
+                return 0
+            self._looks += 1
+            caller = _threads.thread_ident()
+            seen = 0
+            for ident, frame, cpu_ns in clocks.look():
+                seen += 1
+                leaf = frame
+                if ident == caller:
+                    # stop() or flush() from the application: its stack, not ours.
+                    while leaf.f_back is not None and _is_own(leaf.f_globals):
+                        leaf = leaf.f_back
+                table.add(leaf, _tracking.current(ident), ident, cpu_ns)
+                del frame, leaf
+            return seen
+
+    def _run_ticker(self, thread: Thread, previous: Thread | None) -> None:
+        if previous is not None:
+            previous.join(3_600.0)  # never two ticks at once
+        wake = self._ticker_wake
+        while self._running and self._ticker is thread:
+            wake.wait(self._next_tick - time.monotonic())
+            if not self._running or self._ticker is not thread:
+                return
+            self._next_tick = time.monotonic() + self._tick()
+
+    # Called by the session ------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have ``tick()`` called as soon as possible."""
+        self._ticker_wake.set()
+
+    def pause(self) -> None:
+        """Take no samples until ``resume()``."""
+        self._look()
+        self._paused = True
+
+    def resume(self) -> None:
+        """Sample again."""
+        with self._lock:
+            if self._clocks is not None:
+                self._clocks.skip()
+        self._paused = False
+        self._sampler_wake.set()
+
+    def take_window(self) -> EngineWindow:
+        """Swap windows; see ``Engine.take_window``."""
+        if self._running and not self._paused:
+            self._look()
+        with self._lock:
+            table = self._table or Table(0)
+            if self._clocks is not None and not self._paused:
+                self._add_rest(table, self._clocks)
+            self._table = Table(self._settings.max_stacks) if self._running else None
+        _tracking.keep_only(sys._current_frames())
+        return table.close()
+
+    def _add_rest(self, table: Table, clocks: Clocks) -> None:
+        for name, cpu_ns in clocks.rest().items():
+            samples = round(cpu_ns * self._settings.rate_hz / 1e9)
+            table.add_synthetic(name, max(1, samples), cpu_ns)
+
+    def stop(self) -> None:
+        """Take no more samples; the last window stays until it is taken."""
+        if not self._running:
+            return
+        if not self._paused:
+            with _log.guard("sampler"):
+                self._look()
+        self._end_threads()
+        _tracking.stop()
+
+    def _end_threads(self) -> None:
+        self._running = False
+        self._sampler_wake.set()
+        self._ticker_wake.set()
+
+    def stats(self) -> dict[str, int]:
+        """Return counters since ``start()``."""
+        return {"looks": self._looks, "own_cpu_ns": _threads.own_cpu_ns()}
+
+    # Fork -----------------------------------------------------------------------------------------
+
+    def prefork(self) -> None:
+        """End both threads; an upload under way is not waited for."""
+        self._forked_running = self._running
+        if not self._running:
+            return
+        self._end_threads()
+        for thread in (self._sampler, self._ticker):
+            if thread is not None and thread.ident != _threads.thread_ident():
+                thread.join_os_thread(_JOIN_S)
+
+    def postfork_parent(self) -> None:
+        """Start the threads again; clocks and table are as they were."""
+        if self._forked_running:
+            self._start_threads()
+
+    def postfork_child(self) -> None:
+        """Become stopped and empty: locks may be held by threads that are not here."""
+        _threads.forget_after_fork()
+        _tracking.forget_other_threads()
+        self._looks = 0
+        self._reset()
+
+
+def _is_own(module_globals: dict[str, object]) -> bool:
+    name = module_globals.get("__name__")
+    return isinstance(name, str) and name.partition(".")[0] == _OWN_PACKAGE

@@ -1,0 +1,88 @@
+"""One collection window on its way from an engine to the exporters: sequence, span, encoding."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from collections.abc import Mapping
+
+from conprof_core._engine import EngineWindow, Row
+from conprof_core._process import Process
+from conprof_core._version import __version__
+from conprof_core.exporters import EncodedProfile
+from conprof_core.exporters.naming import Naming
+
+__all__ = ["Window"]
+
+_GZIP_LEVEL = 6
+_GZIP_WBITS = 16 + zlib.MAX_WBITS
+
+
+class Window:
+    """A window that was taken from an engine. Immutable, usable in any thread.
+
+    Attributes:
+        sequence: number of the window in its process, from 0.
+        lost_windows: windows dropped from full queues since the window before, for the upload.
+        samples, cpu_ns: what the window holds in all.
+    """
+
+    def __init__(
+        self, taken: EngineWindow, process: Process, *, engine: str, sequence: int, lost_windows: int
+    ) -> None:
+        self._taken = taken
+        self._process = process
+        self._engine = engine
+        self.sequence = sequence
+        self.lost_windows = lost_windows
+        self.samples = taken.samples
+        self.cpu_ns = taken.cpu_ns
+
+    def rows(self) -> list[Row]:
+        """Return the aggregated rows, for doubles and tests."""
+        return self._taken.rows()
+
+    def counters(self) -> dict[str, int]:
+        """Return what was lost, carried or truncated, by reason; zeros are left out."""
+        counters = {reason: count for reason, count in self._taken.counters.items() if count}
+        if self.lost_windows:
+            counters["lost_windows"] = self.lost_windows
+        return counters
+
+    def encode(self, naming: Naming) -> EncodedProfile:
+        """Return the window with the names of one family of destinations."""
+        counters = self.counters()
+        pprof = self._taken.encode_pprof(
+            naming,
+            mapping_file=os.path.basename(sys.executable or "") or "python",
+            comments=(f"conprof {__version__}, {self._engine} engine", *_describe(counters)),
+        )
+        return EncodedProfile(
+            pprof_gz=_gzip(pprof),
+            start_ns=self._taken.start_ns,
+            end_ns=self._taken.end_ns,
+            sequence=self.sequence,
+            service=self._process.service,
+            tags=self._tags(counters),
+            counters=counters,
+            process_id=self._process.pid,
+            samples=self._taken.samples,
+        )
+
+    def _tags(self, counters: Mapping[str, int]) -> dict[str, str]:
+        tags = self._process.tags(self._engine)
+        tags["profile_seq"] = str(self.sequence)
+        for reason, count in counters.items():
+            tags[f"conprof_{reason}"] = str(count)
+        return tags
+
+
+def _describe(counters: Mapping[str, int]) -> list[str]:
+    return [f"{reason}: {count}" for reason, count in sorted(counters.items())]
+
+
+def _gzip(data: bytes) -> bytes:
+    # zlib and not the gzip module: no import, and no time stamp, so equal profiles are equal bytes.
+    compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WBITS)
+    return compressor.compress(data) + compressor.flush()

@@ -1,0 +1,187 @@
+"""Uploads to the Blackfire Agent: Datadog's profiling intake, event version 4, over ``requests``.
+
+One POST a window: a multipart body of ``event.json`` and one gzip-compressed pprof.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from conprof_core._process import clean_tag
+from conprof_core._version import __version__
+from conprof_core.exporters import Destination, EncodedProfile, Outcome, Verdict, naming
+
+__all__ = ["INTAKE_PATH", "OLD_AGENT", "BlackfireExporter", "encode_event", "encode_multipart"]
+
+INTAKE_PATH: Final = "/profiling/v1/input"
+OLD_AGENT: Final = "the continuous profiling feature requires Blackfire Agent >= 2.13.0"
+
+_PROFILE_PART: Final = "profile.pprof"
+_GATEWAY_STATUS: Final = frozenset({502, 503, 504})
+
+
+class BlackfireExporter:
+    """Delivers to the agent at ``unix://``, ``tcp://``, ``http://`` or ``https://``.
+
+    HTTP Basic credentials are sent when both server id and token are known. With ``https`` the
+    certificate is checked against ``REQUESTS_CA_BUNDLE`` or ``SSL_CERT_FILE`` if one is set. No
+    connection outlives an upload, so nothing is shared with a forked child.
+    """
+
+    def __init__(self, destination: Destination) -> None:
+        scheme, _, address = destination.agent_socket.partition("://")
+        self._unix_path = address if scheme == "unix" else None
+        base = "http://localhost" if scheme == "unix" else f"{_web_scheme(scheme)}://{address}"
+        self._url = base + INTAKE_PATH
+        self._auth: tuple[str, str] | None = None
+        if destination.server_id and destination.server_token:
+            self._auth = (destination.server_id, destination.server_token)
+        self.name = f"Blackfire Agent at {_without_credentials(destination.agent_socket)}"
+        self.naming = naming.blackfire(destination.rate_hz)
+
+    def export(self, profile: EncodedProfile, timeout_s: float) -> Outcome:
+        """Try once; never raises for what a network or a server can do."""
+        from requests import RequestException
+
+        from conprof_core.exporters._transport import post
+
+        body, content_type = encode_multipart(profile)
+        headers = {
+            "Content-Type": content_type,
+            "DD-EVP-ORIGIN": "conprof",
+            "DD-EVP-ORIGIN-VERSION": __version__,
+            "User-Agent": f"conprof/{__version__}",
+        }
+        try:
+            answer = post(
+                self._url,
+                body,
+                headers,
+                timeout_s=timeout_s,
+                auth=self._auth,
+                unix_path=self._unix_path,
+                verify=_certificates(),
+            )
+        except (RequestException, OSError) as error:
+            if "malformed" in str(error).lower() or "BadStatusLine" in str(error):
+                return Outcome(Verdict.REFUSED, OLD_AGENT)
+            return Outcome(Verdict.RETRY, _cause(error))
+        return self._judge(answer.status, answer.reason, answer.retry_after, answer.body)
+
+    def _judge(self, status: int, reason: str, retry_after: str | None, body: str) -> Outcome:
+        if 200 <= status < 300:
+            return Outcome(Verdict.DELIVERED)
+        if status == 404:
+            return Outcome(Verdict.REFUSED, OLD_AGENT)
+        detail = f"HTTP {status} {reason}".rstrip()
+        if status in (401, 403):
+            missing = "" if self._auth else "; set BLACKFIRE_SERVER_ID and BLACKFIRE_SERVER_TOKEN"
+            return Outcome(Verdict.REFUSED, f"{detail}: the agent wants other credentials{missing}")
+        if status in (408, 429) or status in _GATEWAY_STATUS:
+            return Outcome(Verdict.RETRY, detail, retry_after_s=_parse_retry_after(retry_after))
+        excerpt = " ".join(body.split())[:200]
+        detail = f"{detail}: {excerpt}" if excerpt else detail
+        if status >= 500:
+            retry = _parse_retry_after(retry_after)
+            return Outcome(Verdict.RETRY, detail, retry_after_s=retry, counts=True)
+        return Outcome(Verdict.REFUSED, detail)
+
+    def shutdown(self) -> None:
+        """Nothing is held between uploads."""
+
+
+def _web_scheme(scheme: str) -> str:
+    return "https" if scheme == "https" else "http"
+
+
+def _without_credentials(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def _certificates() -> str | bool:
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost reason in a few words: urllib3 wraps it three times."""
+    seen = 0
+    while seen < 8:
+        seen += 1
+        inner = getattr(error, "reason", None)
+        if not isinstance(inner, BaseException):
+            inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
+        if inner is None:
+            break
+        error = inner
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:200]
+
+
+def _parse_retry_after(value: str | None) -> float | None:
+    """Return the seconds of a ``Retry-After``: a number, or a date."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _time(unix_ns: int) -> str:
+    seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z"
+
+
+def encode_tags(tags: Mapping[str, str]) -> str:
+    """Return ``key:value,key:value``; a tag without a usable value is left out."""
+    pairs = ((clean_tag(key).replace(":", "_"), clean_tag(value)) for key, value in tags.items())
+    return ",".join(f"{key}:{value}" for key, value in pairs if key and value)
+
+
+def encode_event(profile: EncodedProfile) -> bytes:
+    """Return ``event.json``."""
+    event = {
+        "attachments": [_PROFILE_PART],
+        "tags_profiler": encode_tags(profile.tags),
+        "start": _time(profile.start_ns),
+        "end": _time(profile.end_ns),
+        "family": "python",
+        "version": "4",
+        "endpoint_counts": None,
+        "internal": {
+            "sample_count": profile.samples,
+            **{reason: count for reason, count in sorted(profile.counters.items())},
+        },
+        "info": {"profiler": {"activation": "manual", "settings": {}}},
+    }
+    return json.dumps(event, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def encode_multipart(profile: EncodedProfile) -> tuple[bytes, str]:
+    """Return the body and its ``Content-Type``."""
+    boundary = os.urandom(16).hex()
+    parts = (
+        ("event", "event.json", "application/json", encode_event(profile)),
+        (_PROFILE_PART, _PROFILE_PART, "application/octet-stream", profile.pprof_gz),
+    )
+    chunks: list[bytes] = []
+    for name, filename, content_type, content in parts:
+        head = (
+            f"--{boundary}\r\n"
+            f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
+            f"Content-Type: {content_type}\r\n\r\n"
+        )
+        chunks += [head.encode("ascii"), content, b"\r\n"]
+    chunks.append(f"--{boundary}--\r\n".encode("ascii"))
+    return b"".join(chunks), f"multipart/form-data; boundary={boundary}"

@@ -1,0 +1,195 @@
+"""The queue before one exporter: bounded, in order, and calm while the destination is away.
+
+An outage is one log line when it begins and one when it ends. In between windows are kept with
+their original time stamps, up to ``MAX_QUEUED_WINDOWS``; then the oldest is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from typing import Final
+
+from conprof_core import _log
+from conprof_core._limits import MAX_QUEUED_BYTES, MAX_QUEUED_WINDOWS
+from conprof_core.exporters import EncodedProfile, Exporter, Outcome, Verdict
+
+__all__ = ["ExportQueue"]
+
+BACKOFF_FIRST_S: Final = 2.0
+BACKOFF_LONGEST_S: Final = 300.0
+MAX_FAILED_ANSWERS: Final = 3
+"""Answers of the kind "I failed on this" after which a window is given up; see Outcome.counts."""
+
+
+class ExportQueue:
+    """Windows that wait for one exporter.
+
+    ``submit()`` may be called by any thread at any time and never blocks. ``drain()`` is called by
+    one thread at a time. A forked child makes a new queue: what the parent holds, the parent sends.
+    """
+
+    def __init__(self, exporter: Exporter) -> None:
+        self.exporter = exporter
+        self.exported = 0
+        self.dropped = 0  # by the bound
+        self.refused = 0  # by the destination
+        self.last_error = ""
+        self._pending: deque[EncodedProfile] = deque()
+        self._failures = 0  # attempts in a row
+        self._failed_answers = 0  # of the window at the head
+        self._retry_at = 0.0  # monotonic
+        self._away_since: float | None = None
+        self._dropped_in_outage = 0
+        self._refusal = ""
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes held in memory."""
+        return sum(len(profile.pprof_gz) for profile in self._pending.copy())
+
+    def submit(self, profile: EncodedProfile) -> None:
+        """Append a window; the oldest give way when the bound is reached."""
+        self._pending.append(profile)
+        self._shrink()
+
+    def _shrink(self) -> None:
+        while len(self._pending) > MAX_QUEUED_WINDOWS or (
+            self.queued_bytes > MAX_QUEUED_BYTES and len(self._pending) > 1
+        ):
+            try:
+                self._pending.popleft()
+            except IndexError:  # drain() took it in this instant
+                return
+            self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._dropped_in_outage += 1
+
+    def next_due(self) -> float | None:
+        """Return when ``drain()`` has something to do, in monotonic seconds; ``None`` for never."""
+        return self._retry_at if self._pending else None
+
+    def drain(
+        self, timeout_s: float, *, until: float = float("inf"), force: bool = False
+    ) -> bool:
+        """Send what waits, oldest first, until something fails; ``True`` when nothing is left.
+
+        Args:
+            timeout_s: longest time for one window.
+            until: monotonic time at which to stop.
+            force: try now although a retry is planned for later, as ``stop()`` does.
+        """
+        if not force and time.monotonic() < self._retry_at:
+            return not self._pending
+        while True:
+            left = until - time.monotonic()
+            if left <= 0:
+                return not self._pending
+            try:
+                # Taken out while it is under way, so that submit() cannot drop it meanwhile.
+                profile = self._pending.popleft()
+            except IndexError:
+                return True
+            if not self._attempt(profile, min(timeout_s, left)):
+                return False
+
+    def _attempt(self, profile: EncodedProfile, timeout_s: float) -> bool:
+        """Send one window; ``False`` when it is better to wait before the next attempt."""
+        outcome = Outcome(Verdict.RETRY, "internal error in the exporter", counts=True)
+        try:
+            with _log.guard("export"):
+                outcome = self.exporter.export(profile, timeout_s)
+        except BaseException:
+            self._put_back(profile)
+            raise
+        if outcome.verdict is Verdict.DELIVERED:
+            self.exported += 1
+            self._delivered()
+            return True
+        self.last_error = outcome.detail
+        if outcome.verdict is Verdict.REFUSED:
+            self._refused(outcome.detail)
+            return True
+        if outcome.counts:
+            self._failed_answers += 1
+            if self._failed_answers >= MAX_FAILED_ANSWERS:
+                self._refused(f"{outcome.detail}, {MAX_FAILED_ANSWERS} times for one window")
+                return True
+        self._put_back(profile)
+        self._plan_retry(outcome)
+        return False
+
+    def _put_back(self, profile: EncodedProfile) -> None:
+        self._pending.appendleft(profile)
+        self._shrink()
+
+    def _delivered(self) -> None:
+        away_since = self._away_since
+        if away_since is not None or self._refusal:
+            lost = self._dropped_in_outage
+            _log.log(
+                _log.ERROR,
+                "export",
+                "%s takes profiles again after %d s; %s",
+                self.exporter.name,
+                time.monotonic() - away_since if away_since is not None else 0,
+                f"{lost} windows were dropped meanwhile" if lost else "nothing was lost",
+            )
+        self._away_since = None
+        self._dropped_in_outage = 0
+        self._refusal = ""
+        self._failures = self._failed_answers = 0
+        self._retry_at = 0.0
+
+    def _refused(self, detail: str) -> None:
+        """Count a window that will never be taken; say so once for each reason."""
+        self.refused += 1
+        self._dropped_in_outage += 1
+        self._failed_answers = 0
+        if detail != self._refusal:
+            self._refusal = detail
+            _log.log(_log.ERROR, "export", "%s refuses profiles: %s", self.exporter.name, detail)
+
+    def _plan_retry(self, outcome: Outcome) -> None:
+        self._failures += 1
+        longest = min(BACKOFF_LONGEST_S, BACKOFF_FIRST_S * 2.0 ** min(self._failures - 1, 16))
+        # Jitter over the upper half: processes that lost the agent together come back apart.
+        delay = longest * (0.5 + 0.5 * int.from_bytes(os.urandom(2), "big") / 65_536)
+        if outcome.retry_after_s is not None:
+            delay = min(max(delay, outcome.retry_after_s), BACKOFF_LONGEST_S)
+        now = time.monotonic()
+        self._retry_at = now + delay
+        if self._away_since is None:
+            self._away_since = now
+            _log.log(
+                _log.ERROR,
+                "export",
+                "%s does not take profiles: %s; keeping up to %d windows and trying again",
+                self.exporter.name,
+                outcome.detail,
+                MAX_QUEUED_WINDOWS,
+            )
+
+    def stats(self) -> dict[str, object]:
+        """Return counters for ``conprof.stats()``."""
+        return {
+            "exporter": self.exporter.name,
+            "exported": self.exported,
+            "queued": len(self._pending),
+            "queued_bytes": self.queued_bytes,
+            "dropped": self.dropped,
+            "refused": self.refused,
+            "available": self._away_since is None,
+            "last_error": self.last_error,
+        }
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last attempt failed, so that another one now would most likely fail too."""
+        return self._away_since is not None
