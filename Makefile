@@ -1,0 +1,78 @@
+# Every target makes what it needs under .venv/; PYTHON chooses the interpreter.
+#
+#   make test                       the tests, on one interpreter
+#   make test PYTHON=python3.13 ARGS="-k labels"
+#   make test-all                   the tests on 3.11 to 3.15 and without a compiler, as .ci/run does
+
+PYTHON ?= $(shell .ci/find-python)
+TAG := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV ?= .venv/$(TAG)
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: help test test-all demo lint format bench stress sanitize fuzz pprof clean
+
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
+
+$(BIN)/python:
+	@test -n "$(TAG)" || { echo "no CPython 3.11 or newer was found; say make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+## test      run the tests against the installed package
+test: $(BIN)/python
+	$(BIN)/python -m pip install --quiet ".[test]"
+	$(BIN)/pytest $(ARGS)
+
+## test-all  run the tests on every interpreter from 3.11 to 3.15, portable engine and no compiler included
+test-all:
+	.ci/run
+
+## demo      start a local agent and an example application, and open the viewer
+demo: $(BIN)/python
+	$(BIN)/python -m pip install --quiet ".[agent,django,flask,asgi]"
+	$(BIN)/conprof demo $(ARGS)
+
+## lint      ruff, mypy --strict, clang-format, and the extension with -Werror
+lint: $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror conprof_core/_native/*.c conprof_core/_native/*.h
+	rm -rf $(VENV)/werror
+	CONPROF_WERROR=1 CONPROF_REQUIRE_NATIVE=1 $(BIN)/python -m pip install --quiet --no-deps --no-cache-dir --target $(VENV)/werror .
+
+## format    rewrite the sources as lint wants them
+format: $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i conprof_core/_native/*.c conprof_core/_native/*.h
+
+## bench     accuracy, cost and weight of the profiler (benchmarks/README.md)
+bench: $(BIN)/python
+	$(BIN)/python -m pip install --quiet ".[test]"
+	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python benchmarks/weight.py
+	$(BIN)/python benchmarks/cost.py
+
+## stress    CPython's own tests with the profiler on at 1000 Hz
+stress: $(BIN)/python
+	$(BIN)/python -m pip install --quiet .
+	$(BIN)/python tests/stress/run.py $(ARGS)
+
+## sanitize  the extension under ASan with UBSan, and under TSan
+sanitize:
+	PYTHON=$(PYTHON) tests/native/sanitize $(ARGS)
+
+## fuzz      the frame walker, the ring, the aggregator and the encoder with hostile input
+fuzz:
+	PYTHON=$(PYTHON) tests/native/fuzz $(ARGS)
+
+## pprof     build google/pprof into the cache and print where it is
+pprof:
+	@.ci/get-pprof
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

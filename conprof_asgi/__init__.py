@@ -1,0 +1,3 @@
+"""conprof for asgi."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""conprof for django."""
+
+from __future__ import annotations

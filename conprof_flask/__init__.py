@@ -1,0 +1,3 @@
+"""conprof for flask."""
+
+from __future__ import annotations
