@@ -2,6 +2,7 @@
 #include "threads.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -156,9 +157,10 @@ start_timer(struct conprof_thread *thread, pid_t tid)
     }
     /* A random phase: threads that live less than a period are sampled in
      * proportion to their CPU time. */
+    uint64_t wait_ns = 1 + next_random(&random_state) % timer_period_ns;
     struct itimerspec when = {.it_interval = to_timespec(timer_period_ns),
-                              .it_value = to_timespec(1 + next_random(&random_state) %
-                                                      timer_period_ns)};
+                              .it_value = to_timespec(wait_ns)};
+    thread->due_ns = conprof_cpu_of_ns(tid) + wait_ns;
     if (timer_settime(thread->timer, 0, &when, NULL) != 0) {
         timer_delete(thread->timer);
         return false;
@@ -235,9 +237,10 @@ conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
     atomic_store_explicit(&thread->last_cpu_ns, since_ns, memory_order_relaxed);
     atomic_store_explicit(&thread->tid, tid, memory_order_release);
     if (!start_timer(thread, tid)) {
-        /* The thread is gone, or the limit of timers (RLIMIT_SIGPENDING) reached. */
+        /* Either the thread is gone, or the limit of timers (RLIMIT_SIGPENDING) is
+         * reached, which is EAGAIN. */
         atomic_store_explicit(&thread->tid, 0, memory_order_release);
-        refused++;
+        refused += errno == EAGAIN;
         return NULL;
     }
     armed++;
@@ -261,11 +264,16 @@ conprof_threads_clear(bool has_timers)
 void
 conprof_threads_jitter(struct conprof_thread *thread)
 {
-    uint64_t wait_ns =
-        timer_period_ns / 2 + 1 + next_random(&thread->random_state) % timer_period_ns;
+    uint64_t now = conprof_cpu_own_ns();
+    /* Signals come with the kernel's tick, some time after they are due: counting
+     * from the due time keeps the rate. */
+    thread->due_ns += timer_period_ns / 2 + 1 + next_random(&thread->random_state) % timer_period_ns;
+    if (thread->due_ns <= now) {
+        thread->due_ns = now + timer_period_ns / 2;
+    }
     struct itimerspec when = {.it_interval = to_timespec(timer_period_ns),
-                              .it_value = to_timespec(wait_ns)};
-    timer_settime(thread->timer, 0, &when, NULL);
+                              .it_value = to_timespec(thread->due_ns)};
+    timer_settime(thread->timer, TIMER_ABSTIME, &when, NULL);
 }
 
 /* The kernel's name of a thread, for threads that Python did not name. */

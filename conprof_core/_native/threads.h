@@ -5,7 +5,7 @@
  * handler finds its slot without a search.
  *
  * A slot is written under the session lock, but for `last_cpu_ns`, `failures`,
- * `random_state` and `stack`, which belong to the slot's own thread (its handler) while armed.
+ * `random_state`, `due_ns` and `stack`, which belong to the slot's own thread (its handler) while armed.
  */
 #ifndef CONPROF_THREADS_H
 #define CONPROF_THREADS_H
@@ -37,6 +37,7 @@ struct conprof_thread {
     _Atomic uint64_t last_cpu_ns; /* CPU time up to which weight was emitted */
     uint32_t failures;            /* walks that failed in a row */
     uint64_t random_state;        /* of the timer's jitter */
+    uint64_t due_ns;              /* CPU time at which the next signal is due */
     bool was_seen;                /* by the scan under way */
     struct conprof_stack stack;   /* scratch of the handler: its stack may be small */
 };
@@ -59,9 +60,9 @@ uint64_t conprof_cpu_process_ns(void);
  * charged. Returns the slot (the present one when it is armed already), or NULL. */
 struct conprof_thread *conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns);
 
-/* SIGNAL-SAFE, in the thread's own handler. Sets the time to its next signal: half
- * to one and a half periods, evenly spread. A strict period beats with work that
- * has a period of its own, and then some of it is never seen. */
+/* SIGNAL-SAFE, in the thread's own handler. Sets its next signal half to one and a
+ * half periods after this one was due, evenly spread. A strict period beats with
+ * work that has a period of its own, and then some of it is never seen. */
 void conprof_threads_jitter(struct conprof_thread *thread);
 
 /* Session lock held. The slot of a thread, or NULL. */
