@@ -91,7 +91,8 @@ class ThreadClocks:
         frames, same_frames = tee(
             chain.from_iterable(map(dict.items, map(call, (sys._current_frames,))))
         )
-        pairs = zip(frames, map(time.pthread_getcpuclockid, map(itemgetter(0), same_frames)))
+        clocks = map(time.pthread_getcpuclockid, map(itemgetter(0), same_frames))
+        pairs = zip(frames, clocks, strict=True)
         if not _PAUSE_GC or not gc.isenabled():
             return list(pairs)
         gc.disable()

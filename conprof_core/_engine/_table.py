@@ -1,11 +1,11 @@
-"""The portable engine's aggregation: stack × labels × thread → samples and CPU, bounded."""
+"""The portable engine's aggregation: stack, labels and thread to samples and CPU, bounded."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,7 +54,7 @@ class PortableWindow:
         self.samples = sum(row.samples for row in rows)
         self.cpu_ns = sum(row.cpu_ns for row in rows)
         self.stacks = len(rows)
-        self.counters = counters
+        self.counters: Mapping[str, int] = counters
 
     def rows(self) -> list[Row]:
         """Return the aggregated rows."""
@@ -86,9 +86,7 @@ class Table:
         self._lost_cpu_ns = 0
         self._synthetic: dict[str, tuple[int, int]] = {}
 
-    def add(
-        self, leaf: FrameType | None, cell: LabelCell | None, ident: int, cpu_ns: int
-    ) -> None:
+    def add(self, leaf: FrameType | None, cell: LabelCell | None, ident: int, cpu_ns: int) -> None:
         """Charge a thread's CPU time to its stack and labels."""
         frames: list[FrameType] = []
         roots: deque[FrameType] = deque(maxlen=ROOT_FRAMES)
@@ -138,11 +136,9 @@ class Table:
     def close(self) -> PortableWindow:
         """Return the rows with names, lines and the labels as they are bound now."""
         merged: dict[tuple[Any, ...], list[int]] = {}
-        frames_of: dict[tuple[CodeType | None, int], _Frame] = {}
         for entry in self._entries.values():
             frames = tuple(
-                frames_of.get((code, line)) or frames_of.setdefault((code, line), _frame(code, line))
-                for code, line in zip(entry.codes, entry.lines)
+                _frame(code, line) for code, line in zip(entry.codes, entry.lines, strict=True)
             )
             key = (frames, _items(entry.labels), entry.thread_name)
             values = merged.setdefault(key, [0, 0])
@@ -153,7 +149,7 @@ class Table:
             rows.append(Row((_LOST,), (), "", self._lost_samples, self._lost_cpu_ns))
         for name, (samples, cpu_ns) in self._synthetic.items():
             rows.append(Row(((name, "", 0, 0),), (), "", samples, cpu_ns))
-        counters = {"lost_stacks": self._lost_samples, "truncated": self._truncated}
+        counters = {"stack_table_full": self._lost_samples, "truncated": self._truncated}
         return PortableWindow(rows, self._start_ns, counters)
 
 

@@ -110,7 +110,9 @@ class PortableEngine:
         """Charge what was used since the last look; returns how many threads had run."""
         with self._lock:
             table, clocks = self._table, self._clocks
-            if table is None or clocks is None or (thread and self._sampler is not thread):
+            if table is None or clocks is None:
+                return 0
+            if thread is not None and thread is not self._sampler:
                 return 0
             self._looks += 1
             caller = _threads.thread_ident()

@@ -67,9 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--engine", metavar="NAME", help="native or portable")
     parser.add_argument("--labels", metavar="K=V,...", help="labels of the process")
     parser.add_argument("--log-level", metavar="N", help="1 errors ... 4 debugging")
-    parser.add_argument(
-        "--no-children", action="store_true", help="do not profile child processes"
-    )
+    parser.add_argument("--no-children", action="store_true", help="do not profile child processes")
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
@@ -132,7 +130,7 @@ def _environment(chosen: Mapping[str, str], *, children: bool) -> dict[str, str]
 
 
 def _replace(executable: str, command: list[str], environ: dict[str, str]) -> int:
-    if sys.platform != "win32":
+    if os.name == "posix":
         os.execve(executable, command, environ)
     import subprocess
 

@@ -161,7 +161,7 @@ def encode_event(profile: EncodedProfile) -> bytes:
         "endpoint_counts": None,
         "internal": {
             "sample_count": profile.samples,
-            **{reason: count for reason, count in sorted(profile.counters.items())},
+            **dict(sorted(profile.counters.items())),
         },
         "info": {"profiler": {"activation": "manual", "settings": {}}},
     }

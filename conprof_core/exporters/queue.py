@@ -75,9 +75,7 @@ class ExportQueue:
         """Return when ``drain()`` has something to do, in monotonic seconds; ``None`` for never."""
         return self._retry_at if self._pending else None
 
-    def drain(
-        self, timeout_s: float, *, until: float = float("inf"), force: bool = False
-    ) -> bool:
+    def drain(self, timeout_s: float, *, until: float = float("inf"), force: bool = False) -> bool:
         """Send what waits, oldest first, until something fails; ``True`` when nothing is left.
 
         Args:

@@ -1,9 +1,12 @@
 """Starts profiling in a program that ``conprof run`` started, and in its Python children.
 
 Python imports this module at start because ``conprof run`` puts its directory first on
-``PYTHONPATH``. A ``sitecustomize`` of the user's own runs as well, and the program sees ``sys.path``
-as if this directory had never been there. Nothing here may keep the program from running.
+``PYTHONPATH``. A ``sitecustomize`` of the user's own runs as well, and the program sees
+``sys.path`` as if this directory had never been there. Nothing here may keep the program from
+running.
 """
+
+from __future__ import annotations
 
 
 def _start() -> None:
