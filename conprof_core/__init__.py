@@ -1,11 +1,11 @@
 """Always-on profiling for Python web applications: the public API.
 
-    import conprof_core as conprof
+import conprof_core as conprof
 
-    conprof.start(application_name="shop")
-    with conprof.labels(job="invoice"):
-        ...
-    conprof.stop()
+conprof.start(application_name="shop")
+with conprof.labels(job="invoice"):
+    ...
+conprof.stop()
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
@@ -22,13 +22,10 @@ from conprof_core.errors import ConfigError
 __all__ = ["OPTIONS", "Config", "Loaded", "Option", "ProfileType", "default_agent_socket", "load"]
 
 
-class ProfileType(str, Enum):
+class ProfileType(StrEnum):
     """What is measured. Engines offer more types in later versions."""
 
     CPU = "cpu"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 AGENT_SOCKET_FORMS: Final = (
@@ -185,7 +182,7 @@ def _export_to(option: str, value: object) -> tuple[str, ...]:
 
 
 def _labels(option: str, value: object) -> Mapping[str, str]:
-    """Process labels: a mapping, or ``key=value,key=value``. Values are cleaned when they travel."""
+    """A mapping, or ``key=value,key=value``. Values are cleaned when they travel."""
     allowed = "allowed is a mapping of names to values; in the environment key=value,key=value"
     if value is None:
         return MappingProxyType({})

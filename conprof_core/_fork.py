@@ -6,15 +6,15 @@
 
 CPython runs the hooks for ``os.fork``, ``os.forkpty`` and multiprocessing; ``subprocess`` and
 ``os.posix_spawn`` do not run them and need none, since they exec at once. uWSGI forks in C and
-announces the child through ``uwsgidecorators``. multiprocessing children leave through ``os._exit``,
-so their last window is sent by a multiprocessing finalizer.
+announces the child through ``uwsgidecorators``. multiprocessing children leave by ``os._exit``, so
+their last window is sent by a multiprocessing finalizer.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Protocol
 
 from conprof_core import _log
@@ -66,7 +66,7 @@ def _prefork() -> None:
 
 
 def _install_multiprocessing() -> None:
-    """Have the last window of a multiprocessing child sent; called when it may have been imported."""
+    """Have the last window of a multiprocessing child sent; harmless before its import."""
     global _multiprocessing_installed
     util: Any = sys.modules.get("multiprocessing.util")
     if util is None or _multiprocessing_installed:
@@ -92,15 +92,11 @@ def _install_uwsgi() -> None:
     if "uwsgi" not in sys.modules:
         return
     with _log.guard("fork"):
-        import uwsgi  # type: ignore[import-not-found]
-
+        uwsgi: Any = import_module("uwsgi")
         if not uwsgi.opt.get("enable-threads"):
             _log.log(
                 _log.ERROR,
                 "fork",
                 "uWSGI runs without enable-threads, so nothing can be sent; add --enable-threads",
             )
-        register: Callable[[Callable[[], None]], object]
-        from uwsgidecorators import postfork as register  # type: ignore[import-not-found]
-
-        register(_target.postfork_child)
+        import_module("uwsgidecorators").postfork(_target.postfork_child)

@@ -1,7 +1,7 @@
 """Labels on samples: ``labels()`` for applications, ``request_scope()`` for adapters.
 
-Both put a label cell into the one ContextVar; an engine reads it when it takes a sample. This module
-decides, once, whether the cells are the extension's or the pure-Python twin.
+Both put a label cell into the one ContextVar; an engine reads it when it takes a sample. This
+module decides, once, whether the cells are the extension's or the pure-Python twin.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 from conprof_core import _tracking
 from conprof_core._limits import MAX_LABEL_VALUE, MAX_LABELS
@@ -43,8 +43,8 @@ def clean_labels(given: Mapping[str, object]) -> dict[str, str]:
     """Return labels as they travel: valid keys, string values of bounded length.
 
     A key that is not ``[A-Za-z_][A-Za-z0-9_.]*`` has its other characters replaced by ``_``;
-    values are passed through ``str()``; more than ``MAX_LABELS`` are left out. Never raises: a value
-    whose ``str()`` fails becomes ``<unprintable>``.
+    values are passed through ``str()``; more than ``MAX_LABELS`` are left out. Never raises: a
+    value whose ``str()`` fails becomes ``<unprintable>``.
     """
     cleaned: dict[str, str] = {}
     for key, value in given.items():
@@ -249,7 +249,7 @@ class RequestScope:
         self._cell: LabelCell | None = None
         self._outer: LabelCell | None = None
 
-    def enter(self) -> RequestScope:
+    def enter(self) -> Self:
         """Label what the current context does from here on; returns the scope."""
         if not is_sampling:
             return self
@@ -272,7 +272,7 @@ class RequestScope:
         if cell is not None and context_var.get() is cell:
             _switch(self._outer)
 
-    def __enter__(self) -> RequestScope:
+    def __enter__(self) -> Self:
         return self.enter()
 
     def __exit__(

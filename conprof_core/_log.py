@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from logging import Handler
     from types import TracebackType
 
-__all__ = ["DEBUG", "ERROR", "INFO", "WARNING", "configure", "guard", "log", "raise_internal_errors"]
+__all__ = [
+    "DEBUG",
+    "ERROR",
+    "INFO",
+    "WARNING",
+    "configure",
+    "guard",
+    "log",
+    "raise_internal_errors",
+]
 
 ERROR: Final = 1
 WARNING: Final = 2

@@ -146,9 +146,7 @@ def _labels_of(row: Row, naming: Naming) -> tuple[tuple[str, str], ...]:
 
 
 def _value_type(builder: _Builder, name: str, unit: str) -> bytes:
-    return (
-        _TYPE_TYPE + _varint(builder.string(name)) + _TYPE_UNIT + _varint(builder.string(unit))
-    )
+    return _TYPE_TYPE + _varint(builder.string(name)) + _TYPE_UNIT + _varint(builder.string(unit))
 
 
 def encode_profile(

@@ -35,14 +35,18 @@ class Process:
     Attributes:
         pid: process id at construction; another ``os.getpid()`` means a fork went unnoticed.
         runtime_id: 32 hex digits, new for each process.
-        service: name of the service.
     """
 
     def __init__(self, config: Config) -> None:
         self.pid = os.getpid()
         self.runtime_id = os.urandom(16).hex()
-        self.service = config.application_name or program_name()
+        self._application_name = config.application_name
         self._labels = config.labels
+
+    @property
+    def service(self) -> str:
+        """Name of the service. Asked late: a spawned child learns only then what it runs."""
+        return self._application_name or program_name()
 
     def tags(self, engine: str) -> dict[str, str]:
         """Return the tags that describe this process, in upload order. Holds no path, no argument.

@@ -155,7 +155,9 @@ class _Session:
         """Begin in this process: a new identity, sequence and queue, and a running engine."""
         config = self.owner.config
         self.process = Process(config)
-        self.loop = Loop(config, self.engine, self.owner._make_exporters(), self.process, self.owner._observer)
+        self.loop = Loop(
+            config, self.engine, self.owner._make_exporters(), self.process, self.owner._observer
+        )
         self.started_ns = time.time_ns()
         settings = EngineSettings(
             rate_hz=config.cpu_profile_rate,

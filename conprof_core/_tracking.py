@@ -122,7 +122,8 @@ def forget_other_threads() -> None:
 
 def keep_only(idents: Container[int]) -> None:
     """Forget threads that have ended."""
-    for known in (thread_cells, thread_loops):
-        for ident in () if known is None else tuple(known):
-            if ident not in idents:
-                known.pop(ident, None)
+    for known in {*(thread_cells or ()), *thread_loops}:
+        if known not in idents:
+            thread_loops.pop(known, None)
+            if thread_cells is not None:
+                thread_cells.pop(known, None)

@@ -29,7 +29,13 @@ class Window:
     """
 
     def __init__(
-        self, taken: EngineWindow, process: Process, *, engine: str, sequence: int, lost_windows: int
+        self,
+        taken: EngineWindow,
+        process: Process,
+        *,
+        engine: str,
+        sequence: int,
+        lost_windows: int,
     ) -> None:
         self._taken = taken
         self._process = process
@@ -47,7 +53,7 @@ class Window:
         """Return what was lost, carried or truncated, by reason; zeros are left out."""
         counters = {reason: count for reason, count in self._taken.counters.items() if count}
         if self.lost_windows:
-            counters["lost_windows"] = self.lost_windows
+            counters["windows_dropped"] = self.lost_windows
         return counters
 
     def encode(self, naming: Naming) -> EncodedProfile:
@@ -74,7 +80,7 @@ class Window:
         tags = self._process.tags(self._engine)
         tags["profile_seq"] = str(self.sequence)
         for reason, count in counters.items():
-            tags[f"conprof_{reason}"] = str(count)
+            tags[f"conprof_lost_{reason}"] = str(count)
         return tags
 
 

@@ -1,8 +1,8 @@
 """Doubles for tests of programs that use conprof: an exporter in memory, and ``capture()``.
 
-    with capture() as captured:
-        work()
-    assert captured.cpu_ns("shop.views.checkout") > 0
+with capture() as captured:
+    work()
+assert captured.cpu_ns("shop.views.checkout") > 0
 """
 
 from __future__ import annotations
