@@ -1,4 +1,4 @@
-"""The tools of the tests must themselves be right: a receiver that accepts everything proves little."""
+"""The tools of the tests must be right: a receiver that accepts everything proves little."""
 
 from __future__ import annotations
 

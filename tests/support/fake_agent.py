@@ -28,7 +28,7 @@ from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from support.check_valid import check_bytes
 from support.pprof_reader import GZIP_MAGIC, Profile
@@ -126,7 +126,7 @@ class FakeAgent:
 
     # Life --------------------------------------------------------------------------------------
 
-    def __enter__(self) -> FakeAgent:
+    def __enter__(self) -> Self:
         self.listen()
         return self
 
@@ -335,7 +335,7 @@ class _Handler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         return "peer"
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class
         del format, args
 
     def do_GET(self) -> None:

@@ -126,7 +126,7 @@ class Profile:
     keep_frames: str = ""
     time_nanos: int = 0
     duration_nanos: int = 0
-    period_type: ValueType = ValueType("", "")
+    period_type: ValueType = field(default_factory=lambda: ValueType("", ""))
     period: int = 0
     comments: list[str] = field(default_factory=list)
     default_sample_type: str = ""

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 READY = "READY"
 TIMEOUT_S = 60.0
@@ -72,7 +72,7 @@ class Running:
         self._err = err
         self._began = time.monotonic()
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -180,7 +180,7 @@ def start_command(
         variables.pop(key, None)
         if value is not None:
             variables[key] = value
-    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - Running closes
     popen = subprocess.Popen(
         [os.fspath(part) for part in command],
         stdin=subprocess.DEVNULL,
