@@ -266,6 +266,12 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "seconds that one upload, and stop(), may take in all",
     ),
     Option("export_to", ("CONPROF_EXPORT_TO",), _export_to, "URLs; default: the agent socket"),
+    Option(
+        "carry_labels",
+        ("CONPROF_CARRY_LABELS",),
+        _flag,
+        "hand labels to threads, executors and greenlets that a request starts",
+    ),
     Option("engine", ("CONPROF_ENGINE",), _engine, "native or portable; default: what can run"),
     Option("disabled", ("CONPROF_DISABLED",), _flag, "kill switch: start() does nothing"),
     Option("log_file", ("BLACKFIRE_LOG_FILE",), _path, "file that the log goes to"),
@@ -297,6 +303,7 @@ class Config:
     server_token: str | None = field(default=None, repr=False)
     upload_timeout: float = 10.0
     export_to: tuple[str, ...] = ()
+    carry_labels: bool = True
     engine: str | None = None
     disabled: bool = False
     log_file: str = "stderr"

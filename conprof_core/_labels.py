@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
-from conprof_core import _tracking
+from conprof_core import _log, _tracking
 from conprof_core._limits import MAX_LABEL_VALUE, MAX_LABELS
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "intern_labels",
     "labels",
     "request_scope",
+    "settle",
 ]
 
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
@@ -238,14 +239,20 @@ class RequestScope:
     Samples taken between ``enter()`` and ``bind()`` get the bound labels too. A scope that is never
     bound keeps its base labels. No method raises; while no profiler runs they do nothing.
 
+    ``late`` is asked for the labels when a window closes while the request is still running, from
+    another thread; it returns ``None`` as long as the route is not known.
+
     ``exit()`` in another context than ``enter()``, as when a streaming body is finished by another
     task, leaves that context alone. A scope is entered once.
     """
 
-    __slots__ = ("_base", "_cell", "_outer")
+    __slots__ = ("_base", "_cell", "_late", "_outer")
 
-    def __init__(self, base: Mapping[str, str]) -> None:
+    def __init__(
+        self, base: Mapping[str, str], late: Callable[[], Mapping[str, str] | None] | None = None
+    ) -> None:
         self._base = base
+        self._late = late
         self._cell: LabelCell | None = None
         self._outer: LabelCell | None = None
 
@@ -258,12 +265,23 @@ class RequestScope:
         context_var.set(cell)
         if _tracking.thread_cells is not None:
             _tracking.note(cell)
+        if self._late is not None:
+            _in_flight[cell.id] = self
         return self
 
     def bind(self, bound: Mapping[str, str]) -> None:
         """Add labels, for the samples already taken as well. Works after ``exit()`` too."""
         cell = self._cell
         if cell is not None:
+            cell.bind(_cached_set({**self._base, **bound} if self._base else bound))
+            if self._late is not None:
+                _in_flight.pop(cell.id, None)
+
+    def _settle(self) -> None:
+        late, cell = self._late, self._cell
+        bound = None if late is None else late()
+        # The request may have bound itself meanwhile, and knows better.
+        if bound is not None and cell is not None and cell.id in _in_flight:
             cell.bind(_cached_set({**self._base, **bound} if self._base else bound))
 
     def exit(self) -> None:
@@ -284,6 +302,27 @@ class RequestScope:
         self.exit()
 
 
-def request_scope(base: Mapping[str, str]) -> RequestScope:
-    """Return a scope for one request that starts with the labels ``base``."""
-    return RequestScope(base)
+_in_flight: dict[int, RequestScope] = {}
+"""Cell id → scope entered and not yet bound, of those that can say their labels when asked."""
+
+
+def request_scope(
+    base: Mapping[str, str], late: Callable[[], Mapping[str, str] | None] | None = None
+) -> RequestScope:
+    """Return a scope for one request that starts with the labels ``base``; see ``RequestScope``."""
+    return RequestScope(base, late)
+
+
+def settle() -> None:
+    """Bind what running requests know by now; called before a window is taken. Never raises.
+
+    Without it a request longer than a window would have its route in its last window only.
+    """
+    for scope in list(_in_flight.values()):
+        with _log.guard("settle"):
+            scope._settle()
+
+
+def forget_requests() -> None:
+    """Drop the requests of the parent, in a forked child."""
+    _in_flight.clear()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from conprof_core import _fork, _labels, _log
+from conprof_core import _carry, _fork, _labels, _log, _servers
 from conprof_core._config import Config, load
 from conprof_core._engine import Engine, EngineSettings, EngineUnavailable, Row, choose
 from conprof_core._limits import EXIT_FLUSH_S, MAX_STACKS
@@ -262,6 +262,9 @@ class _State:
             return
         self.session = session
         _labels.set_sampling(True)
+        if owner.config.carry_labels:
+            _carry.install()
+        _servers.install(self.flush)
         _fork.install(self)
         if not self._at_exit_registered:
             self._at_exit_registered = True
@@ -285,6 +288,8 @@ class _State:
                 return
             self.session = None
             _labels.set_sampling(False)
+            _carry.uninstall()
+            _servers.uninstall()
             if session.process.pid != os.getpid():
                 return  # a fork that ran no hooks: the session is the parent's
             session.end(session.owner.config.upload_timeout if timeout_s is None else timeout_s)
@@ -362,6 +367,7 @@ class _State:
         if session is None:
             return
         _labels.set_sampling(False)
+        _labels.forget_requests()
         with _log.guard("fork"):
             session.engine.postfork_child()
             if not session.profile_children:

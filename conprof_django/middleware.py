@@ -1,0 +1,153 @@
+"""The middleware, sync and async in one class: labels a request until its body ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+
+from conprof_core import is_running, labels, request_scope
+from conprof_django import conf
+from conprof_django.routes import readable
+
+__all__ = ["ConprofMiddleware"]
+
+_METHODS: Final[Mapping[str, Mapping[str, str]]] = {
+    method: {"http.request.method": method}
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+}
+# A method is whatever the client sends: unknown ones share one label, as in OpenTelemetry.
+_OTHER: Final[Mapping[str, str]] = {"http.request.method": "_OTHER"}
+
+
+class ConprofMiddleware:
+    """Label what a request uses with its route, and start the profiler with the first request.
+
+    So every worker of every server profiles itself, and no management command, autoreloader or
+    preloading arbiter does: they instantiate middleware, but serve nothing.
+
+    Neither ``process_view`` nor a second URL resolution: the route is read from
+    ``request.resolver_match`` once the view has run, or when a window closes meanwhile. Under ASGI
+    a ``process_view`` would cost every request a thread hop.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(
+        self,
+        get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
+    ) -> None:
+        self.get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        self._by_view_name = conf.label_style() == "view_name"
+        self._started = False
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        if not self._started:
+            self._started = True
+            conf.start()
+        if not is_running():
+            return self.get_response(request)
+        if self._is_async:
+            return self._serve_async(request)
+        base = _METHODS.get(request.method or "", _OTHER)
+        with request_scope(base, lambda: self._labels(request)) as scope:
+            try:
+                response = cast("HttpResponseBase", self.get_response(request))
+            except BaseException:
+                scope.bind(self._final_labels(request, None))
+                raise
+            bound = self._final_labels(request, response)
+            scope.bind(bound)
+        return _label_body(response, base, bound)
+
+    async def _serve_async(self, request: HttpRequest) -> HttpResponseBase:
+        base = _METHODS.get(request.method or "", _OTHER)
+        with request_scope(base, lambda: self._labels(request)) as scope:
+            try:
+                response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
+            except BaseException:
+                scope.bind(self._final_labels(request, None))
+                raise
+            bound = self._final_labels(request, response)
+            scope.bind(bound)
+        return _label_body(response, base, bound)
+
+    def _route(self, request: HttpRequest) -> str | None:
+        match = getattr(request, "resolver_match", None)
+        if match is None:
+            return None
+        if self._by_view_name and match.view_name:
+            return str(match.view_name)
+        # path("") has the route "": falsy, and not missing.
+        return readable(match.route or "")
+
+    def _labels(self, request: HttpRequest) -> Mapping[str, str] | None:
+        route = self._route(request)
+        return None if route is None else {"http.route": route}
+
+    def _final_labels(
+        self, request: HttpRequest, response: HttpResponseBase | None
+    ) -> Mapping[str, str]:
+        route = self._route(request)
+        bound = {"http.route": "<unmatched>" if route is None else route}
+        if response is not None:
+            bound["http.response.status_class"] = f"{response.status_code // 100}xx"
+        return bound
+
+
+def _label_body(
+    response: HttpResponseBase, base: Mapping[str, str], bound: Mapping[str, str]
+) -> HttpResponseBase:
+    """Have each step of a streamed body labelled, whichever thread or task takes it.
+
+    A file that the server sends by itself (``FileResponse`` with ``wsgi.file_wrapper``) stays one.
+    """
+    if not response.streaming or getattr(response, "file_to_stream", None) is not None:
+        return response
+    if isinstance(response, StreamingHttpResponse):
+        scope = labels({**base, **bound})
+        content: Any = response.streaming_content
+        response.streaming_content = (
+            _AsyncBody(content, scope) if response.is_async else _Body(content, scope)
+        )
+    return response
+
+
+class _Body:
+    """Iterates under labels. Has no ``close``: the response closes the original."""
+
+    __slots__ = ("_iterator", "_scope")
+
+    def __init__(self, iterator: Iterator[bytes], scope: labels) -> None:
+        self._iterator = iterator
+        self._scope = scope
+
+    def __iter__(self) -> _Body:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._scope:
+            return next(self._iterator)
+
+
+class _AsyncBody:
+    """The asynchronous twin of ``_Body``."""
+
+    __slots__ = ("_iterator", "_scope")
+
+    def __init__(self, iterator: AsyncIterator[bytes], scope: labels) -> None:
+        self._iterator = iterator
+        self._scope = scope
+
+    def __aiter__(self) -> _AsyncBody:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with self._scope:
+            return await anext(self._iterator)

@@ -1,0 +1,109 @@
+"""The WSGI layer: labels a request from the call until the server closes the body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from conprof_core import is_running, request_scope
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from conprof_core import RequestScope
+
+__all__ = ["LabelledApp"]
+
+_METHODS: Final[Mapping[str, Mapping[str, str]]] = {
+    method: {"http.request.method": method}
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+}
+# A method is whatever the client sends: unknown ones share one label, as in OpenTelemetry.
+_OTHER: Final[Mapping[str, str]] = {"http.request.method": "_OTHER"}
+
+
+class LabelledApp:
+    """A WSGI application around another one. Threads and greenlets may share it."""
+
+    def __init__(self, app: WSGIApplication, start: Callable[[], None]) -> None:
+        self.app = app
+        self._start = start
+        self._started = False
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not self._started:
+            self._started = True
+            self._start()
+        if not is_running():
+            return self.app(environ, start_response)
+        request = _Request(environ, start_response)
+        scope = request_scope(_METHODS.get(environ["REQUEST_METHOD"], _OTHER), request.labels)
+        scope.enter()
+        try:
+            body = self.app(environ, request.start_response)
+        except BaseException:
+            scope.bind(request.final_labels())
+            scope.exit()
+            raise
+        scope.bind(request.final_labels())
+        if _is_ready(body, environ):
+            scope.exit()
+            return body
+        return _Body(body, scope)
+
+
+def _is_ready(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
+    """Whether iterating costs the application nothing, or the server wants its own object back."""
+    if type(body) in (list, tuple):
+        return True
+    wrapper = environ.get("wsgi.file_wrapper")
+    return (isinstance(wrapper, type) and isinstance(body, wrapper)) or hasattr(body, "read")
+
+
+class _Request:
+    """What is known about one request. Flask leaves its request object in the environ."""
+
+    __slots__ = ("_environ", "_start_response", "_status")
+
+    def __init__(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
+        self._environ = environ
+        self._start_response = start_response
+        self._status = ""
+
+    def start_response(self, status: str, *rest: Any) -> Callable[[bytes], object]:
+        self._status = status
+        return self._start_response(status, *rest)
+
+    def labels(self) -> Mapping[str, str] | None:
+        """The labels, or ``None`` while no route is known. Also called from another thread."""
+        rule = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
+        return None if rule is None else {"http.route": rule.rule}
+
+    def final_labels(self) -> Mapping[str, str]:
+        """The labels once the application has returned."""
+        rule = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
+        route = "<unmatched>" if rule is None else rule.rule
+        if not self._status:
+            return {"http.route": route}
+        return {"http.route": route, "http.response.status_class": f"{self._status[0]}xx"}
+
+
+class _Body:
+    """A body whose request ends with ``close()``; the server iterates over the original."""
+
+    __slots__ = ("_body", "_scope")
+
+    def __init__(self, body: Iterable[bytes], scope: RequestScope) -> None:
+        self._body = body
+        self._scope = scope
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._scope.exit()
