@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,66 +29,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.check_valid import check_bytes
 
 RATE_HZ = 1000
-FILES = [
-    "test_asyncgen",
-    "test_asyncio",
-    "test_atexit",
-    "test_audit",
-    "test_class",
-    "test_code",
-    "test_collections",
-    "test_compile",
-    "test_concurrent_futures",
-    "test_context",
-    "test_coroutines",
-    "test_ctypes",
-    "test_dict",
-    "test_decorators",
-    "test_descr",
-    "test_enum",
-    "test_exception_group",
-    "test_exceptions",
-    "test_faulthandler",
-    "test_fork1",
-    "test_frame",
-    "test_functools",
-    "test_gc",
-    "test_generators",
-    "test_inspect",
-    "test_io",
-    "test_iter",
-    "test_json",
-    "test_list",
-    "test_memoryview",
-    "test_multiprocessing_fork",
-    "test_pickle",
-    "test_posix",
-    "test_queue",
-    "test_re",
-    "test_sched",
-    "test_selectors",
-    "test_set",
-    "test_socket",
-    "test_sqlite3",
-    "test_struct",
-    "test_subprocess",
-    "test_sys",
-    "test_sys_setprofile",
-    "test_sys_settrace",
-    "test_thread",
-    "test_threadedtempfile",
-    "test_threading",
-    "test_threading_local",
-    "test_threadsignals",
-    "test_timeout",
-    "test_traceback",
-    "test_typing",
-    "test_unittest",
-    "test_weakref",
-    "test_with",
-    "test_yield_from",
-    "test_zlib",
-]
+FILES = """
+    test_asyncgen test_asyncio test_atexit test_audit test_class test_code test_collections
+    test_compile test_concurrent_futures test_context test_coroutines test_ctypes test_dict
+    test_decorators test_descr test_enum test_exception_group test_exceptions test_faulthandler
+    test_fork1 test_frame test_functools test_gc test_generators test_inspect test_io test_iter
+    test_json test_list test_memoryview test_multiprocessing_fork test_pickle test_posix
+    test_queue test_re test_sched test_selectors test_set test_socket test_sqlite3 test_struct
+    test_subprocess test_sys test_sys_setprofile test_sys_settrace test_thread
+    test_threadedtempfile test_threading test_threading_local test_threadsignals test_timeout
+    test_traceback test_typing test_unittest test_weakref test_with test_yield_from test_zlib
+""".split()  # noqa: SIM905 - a list of seventy strings is no better to read
 # Off: the profiler sends SIGPROF-like signals, and this file tests who gets which signal.
 KNOWN_ARTEFACTS = {"test_signal": "tests SIGPROF itself"}
 PASSED, FAILED, MISSING = "passed", "failed", "missing"
@@ -175,7 +126,7 @@ def _cases(xml: Path) -> dict[str, str]:
     if not xml.exists():
         return {}
     cases = {}
-    for case in ElementTree.parse(xml).iter("testcase"):
+    for case in ET.parse(xml).iter("testcase"):
         bad = case.find("failure") is not None or case.find("error") is not None
         skipped = case.find("skipped") is not None or case.get("result") == "skipped"
         cases[case.get("name", "?")] = FAILED if bad else "skipped" if skipped else PASSED
