@@ -16,10 +16,3 @@ conprof_unlock(void)
 {
     pthread_mutex_unlock(&session_lock);
 }
-
-void
-conprof_lock_reset(void)
-{
-    pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
-    session_lock = fresh;
-}

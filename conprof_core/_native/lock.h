@@ -4,16 +4,13 @@
  * table, aggregator, code table, label records. Rules that must stay true:
  *   - never taken in signal context;
  *   - never held while waiting for the GIL or for the network;
- *   - held across fork() by the prefork hook, so that the child finds whole
- *     data behind it.
+ *   - held across fork() itself by a pthread_atfork handler, so that the child
+ *     finds whole data behind it.
  */
 #ifndef CONPROF_LOCK_H
 #define CONPROF_LOCK_H
 
 void conprof_lock(void);
 void conprof_unlock(void);
-
-/* In the child of a fork: the lock is free again, whoever held it. */
-void conprof_lock_reset(void);
 
 #endif

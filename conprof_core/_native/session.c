@@ -57,13 +57,29 @@ conprof_session_pause(bool is_paused)
     atomic_store(&conprof_sampler.is_paused, is_paused);
 }
 
-/* In the child of a fork that Python does not know of (uWSGI, C libraries): no
- * handler may sample with the parent's tables. Async-signal-safe. */
+/* Around the fork itself, with nothing of Python's between: the lock is held, so that
+ * the child finds whole data behind it. (Not in Python's own hooks: between those
+ * and the fork CPython waits for the GIL.) */
 static void
-on_raw_fork(void)
+before_fork(void)
+{
+    conprof_lock();
+}
+
+static void
+after_fork_in_parent(void)
+{
+    conprof_unlock();
+}
+
+/* Also when Python does not know of the fork (uWSGI, C libraries): no handler may
+ * sample with the parent's tables, no timer of ours exists. */
+static void
+after_fork_in_child(void)
 {
     atomic_store(&conprof_sampler.is_active, false);
     atomic_store(&conprof_sampler.drain_tid, 0);
+    conprof_unlock();
 }
 
 static void
@@ -118,7 +134,8 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks)
         return -1;
     }
     if (!is_hooked) {
-        is_hooked = pthread_atfork(NULL, NULL, on_raw_fork) == 0;
+        is_hooked =
+            pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
     }
     reset_counters();
     conprof_drain_reset();
@@ -322,7 +339,6 @@ conprof_session_prefork(void)
          * not a reason. It starts again afterwards. */
         conprof_drain_stop();
     }
-    conprof_lock();
 }
 
 /* GIL held, main thread, after the fork returned. */
@@ -338,7 +354,6 @@ restart_drain(void *Py_UNUSED(argument))
 void
 conprof_session_postfork_parent(void)
 {
-    conprof_unlock();
     if (!conprof_session_is_running()) {
         return;
     }
@@ -352,7 +367,6 @@ conprof_session_postfork_parent(void)
 void
 conprof_session_postfork_child(void)
 {
-    conprof_lock_reset();
     conprof_safemem_init();
     atomic_store(&conprof_sampler.is_active, false);
     atomic_store(&conprof_sampler.in_handler, 0);
