@@ -69,42 +69,19 @@ _cell_ids = itertools.count(1)
 
 @final
 class LabelCell:
-    """What the ContextVar holds: a place whose label set may be filled in later.
+    """What the ContextVar holds: a place whose label set may be filled in later."""
 
-    With ``parent``, ``labels`` is an overlay: the cell shows the parent's labels with its own on
-    top, also when the parent is bound after this cell was made.
-    """
+    __slots__ = ("id", "labels", "provisional")
 
-    __slots__ = ("_own", "_parent", "_provisional", "id")
-
-    def __init__(
-        self, labels: LabelSet, *, provisional: bool = False, parent: LabelCell | None = None
-    ) -> None:
+    def __init__(self, labels: LabelSet, *, provisional: bool = False) -> None:
         self.id = next(_cell_ids)
-        self._own = labels
-        self._provisional = provisional
-        self._parent = parent
+        self.labels = labels
+        self.provisional = provisional
 
-    @property
-    def labels(self) -> LabelSet:
-        """The labels as they are known now."""
-        parent = self._parent
-        if parent is None:
-            return self._own
-        merged = intern_labels((*parent.labels.items(), *self._own.items()))
-        if not parent.provisional:
-            self._own, self._parent = merged, None
-        return merged
-
-    @property
-    def provisional(self) -> bool:
-        """Whether the labels may still change, through this cell or one above it."""
-        return self._provisional or (self._parent is not None and self._parent.provisional)
-
-    def bind(self, labels: LabelSet) -> None:
+    def bind(self, labels: LabelSet, /) -> None:
         """Set the final labels; samples already taken under this cell get them as well."""
-        self._own = labels
-        self._provisional = False
+        self.labels = labels
+        self.provisional = False
 
 
 context_var: ContextVar[LabelCell | None] = ContextVar("conprof_labels", default=None)

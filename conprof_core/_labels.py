@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast
 
 from conprof_core import _log, _tracking
 from conprof_core._limits import MAX_LABEL_VALUE, MAX_LABELS
@@ -36,6 +36,7 @@ __all__ = [
 
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _MAX_CACHED: Final = 1_024
+_MAX_NESTED: Final = 256
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -72,9 +73,42 @@ def _clean_key(key: object) -> str:
     return text if _KEY.match(text) else f"_{text}"
 
 
+_nested: dict[int, list[tuple[LabelCell, LabelSet]]] = {}
+"""Id of a provisional cell → the cells entered below it, each with the labels it adds.
+
+They are composed anew when the cell is bound. Bounded both ways: beyond, a nested cell keeps what
+it showed when it was entered.
+"""
+
+
+def _merge(outer: LabelSet, own: LabelSet) -> LabelSet:
+    return intern_labels(dict((*outer.items(), *own.items())[-MAX_LABELS:]))
+
+
 def _compose(own: LabelSet, outer: LabelCell | None) -> LabelCell:
     """Return a cell that shows ``own`` on top of what ``outer`` shows, now and once it is bound."""
-    return LabelCell(own) if outer is None else LabelCell(own, parent=outer)
+    if outer is None:
+        return LabelCell(own)
+    below = outer.provisional and _list_below(outer)
+    cell = LabelCell(_merge(outer.labels, own), provisional=below is not False)
+    if below is not False:
+        below.append((cell, own))
+    return cell
+
+
+def _list_below(outer: LabelCell) -> list[tuple[LabelCell, LabelSet]] | Literal[False]:
+    below = _nested.get(outer.id)
+    if below is None:
+        if len(_nested) >= _MAX_CACHED:
+            _nested.pop(next(iter(_nested)), None)  # of a request that never bound its route
+        below = _nested[outer.id] = []
+    return False if len(below) >= _MAX_NESTED else below
+
+
+def _bind(cell: LabelCell, bound: LabelSet) -> None:
+    cell.bind(bound)
+    for nested, own in _nested.pop(cell.id, ()):
+        _bind(nested, _merge(bound, own))
 
 
 def _switch(cell: LabelCell | None) -> None:
@@ -261,7 +295,10 @@ class RequestScope:
         if not is_sampling:
             return self
         outer = self._outer = context_var.get()
-        self._cell = cell = LabelCell(_cached_set(self._base), provisional=True, parent=outer)
+        own = _cached_set(self._base)
+        shown = own if outer is None else _merge(outer.labels, own)
+        self._cell = cell = LabelCell(shown, provisional=True)
+        self._follow(own)
         context_var.set(cell)
         if _tracking.thread_cells is not None:
             _tracking.note(cell)
@@ -273,21 +310,39 @@ class RequestScope:
         """Add labels, for the samples already taken as well. Works after ``exit()`` too."""
         cell = self._cell
         if cell is not None:
-            cell.bind(_cached_set({**self._base, **bound} if self._base else bound))
+            self._bind_to(cell, bound)
             if self._late is not None:
                 _in_flight.pop(cell.id, None)
+
+    def _bind_to(self, cell: LabelCell, bound: Mapping[str, str]) -> None:
+        own = _cached_set({**self._base, **bound} if self._base else bound)
+        outer = self._outer
+        _bind(cell, own if outer is None else _merge(outer.labels, own))
+        self._follow(own)
+
+    def _follow(self, own: LabelSet) -> None:
+        """Have the cell composed anew when a request around this one is bound."""
+        outer, cell = self._outer, self._cell
+        if outer is not None and cell is not None and outer.provisional:
+            below = _list_below(outer)
+            if below is not False:
+                below.append((cell, own))
 
     def _settle(self) -> None:
         late, cell = self._late, self._cell
         bound = None if late is None else late()
         # The request may have bound itself meanwhile, and knows better.
         if bound is not None and cell is not None and cell.id in _in_flight:
-            cell.bind(_cached_set({**self._base, **bound} if self._base else bound))
+            self._bind_to(cell, bound)
 
     def exit(self) -> None:
         """Put back what was there before; harmless when called twice or in another context."""
         cell = self._cell
-        if cell is not None and context_var.get() is cell:
+        if cell is None:
+            return
+        if self._late is not None:
+            _in_flight.pop(cell.id, None)
+        if context_var.get() is cell:
             _switch(self._outer)
 
     def __enter__(self) -> Self:
@@ -326,3 +381,4 @@ def settle() -> None:
 def forget_requests() -> None:
     """Drop the requests of the parent, in a forked child."""
     _in_flight.clear()
+    _nested.clear()

@@ -22,7 +22,7 @@ MAX_STACK_DEPTH: Final = 256
 LEAF_FRAMES: Final = 192
 ROOT_FRAMES: Final = MAX_STACK_DEPTH - LEAF_FRAMES
 
-MAX_LABEL_SETS: Final = 1_000
+MAX_LABEL_SETS: Final = 4_096
 """Distinct label sets alive at once; what is beyond shares the overflow set."""
 
 MAX_LABELS: Final = 32

@@ -103,7 +103,7 @@ class _Builder:
         found = self._frames.get(frame)
         if found is None:
             name, filename, line, start_line = frame
-            function = (clean_name(name), clean_name(filename), max(0, start_line))
+            function = (clean_name(name) or "<unknown>", clean_name(filename), max(0, start_line))
             function_id = self._functions.setdefault(function, len(self._functions) + 1)
             location = (function_id, max(0, line))
             found = self._locations.setdefault(location, len(self._locations) + 1)
@@ -137,12 +137,11 @@ class _Builder:
 
 
 def _labels_of(row: Row, naming: Naming) -> tuple[tuple[str, str], ...]:
-    labels = {naming.label_names.get(key, key): value for key, value in row.labels}
+    # An empty value cannot be told from no label: both are string 0.
+    labels = {naming.label_names.get(key, key): value for key, value in row.labels if value}
     if naming.thread_label is not None and row.thread_name:
         labels.setdefault(naming.thread_label, row.thread_name)
-    return tuple(
-        sorted((clean_name(key), clean_name(value)) for key, value in labels.items() if key)
-    )
+    return tuple(sorted((clean_name(key), clean_name(value)) for key, value in labels.items()))
 
 
 def _value_type(builder: _Builder, name: str, unit: str) -> bytes:

@@ -165,7 +165,7 @@ def _frame(code: CodeType | None, line: int) -> _Frame:
     if code is None:
         return _TRUNCATED
     name = getattr(code, "co_qualname", code.co_name)
-    return (name, code.co_filename, line, code.co_firstlineno)
+    return (name or "<unknown>", code.co_filename, line, max(1, code.co_firstlineno))
 
 
 assert LEAF_FRAMES + ROOT_FRAMES == MAX_STACK_DEPTH

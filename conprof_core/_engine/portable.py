@@ -132,7 +132,7 @@ class PortableEngine:
         if previous is not None:
             previous.join(3_600.0)  # never two ticks at once
         wake = self._ticker_wake
-        while self._running and self._ticker is thread:
+        while True:
             wake.wait(self._next_tick - time.monotonic())
             if not self._running or self._ticker is not thread:
                 return
