@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from flask import request, request_started
+
 from conprof_core import Config, ConprofError, Profiler
-from conprof_flask.wsgi import LabelledApp
+from conprof_flask.wsgi import LabelledApp, note_rule
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -56,6 +58,9 @@ class Conprof:
                 _start(profiler)
 
         app.wsgi_app = LabelledApp(app.wsgi_app, start)  # type: ignore[method-assign]
+        # Sent for every request that Flask dispatches, matched or not, before any of the
+        # application's own functions.
+        request_started.connect(_on_request, app, weak=False)
 
     def _read(self, app: Flask) -> dict[str, Any]:
         options = {
@@ -67,6 +72,10 @@ class Conprof:
         if Config.from_env(**options).application_name is None:
             options["application_name"] = app.name
         return options
+
+
+def _on_request(sender: Flask, **_: Any) -> None:
+    note_rule(request._get_current_object())  # type: ignore[attr-defined]
 
 
 def _start(profiler: Profiler) -> None:

@@ -10,9 +10,13 @@ from conprof_core import is_running, request_scope
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from flask import Request
+
     from conprof_core import RequestScope
 
-__all__ = ["LabelledApp"]
+__all__ = ["LabelledApp", "note_rule"]
+
+_KEY: Final = "conprof.request"
 
 _METHODS: Final[Mapping[str, Mapping[str, str]]] = {
     method: {"http.request.method": method}
@@ -36,7 +40,7 @@ class LabelledApp:
             self._start()
         if not is_running():
             return self.app(environ, start_response)
-        request = _Request(environ, start_response)
+        request = environ[_KEY] = _Request(start_response)
         scope = request_scope(_METHODS.get(environ["REQUEST_METHOD"], _OTHER), request.labels)
         scope.enter()
         try:
@@ -52,6 +56,13 @@ class LabelledApp:
         return _Body(body, scope)
 
 
+def note_rule(request: Request) -> None:
+    """Tell the layer around ``request`` which rule Flask matched."""
+    noted: _Request | None = request.environ.get(_KEY)
+    if noted is not None and request.url_rule is not None:
+        noted.rule = request.url_rule.rule
+
+
 def _is_ready(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
     """Whether iterating costs the application nothing, or the server wants its own object back."""
     if type(body) in (list, tuple):
@@ -61,14 +72,14 @@ def _is_ready(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
 
 
 class _Request:
-    """What is known about one request. Flask leaves its request object in the environ."""
+    """What is known about one request."""
 
-    __slots__ = ("_environ", "_start_response", "_status")
+    __slots__ = ("_start_response", "_status", "rule")
 
-    def __init__(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
-        self._environ = environ
+    def __init__(self, start_response: StartResponse) -> None:
         self._start_response = start_response
         self._status = ""
+        self.rule: str | None = None
 
     def start_response(self, status: str, *rest: Any) -> Callable[[bytes], object]:
         self._status = status
@@ -76,13 +87,11 @@ class _Request:
 
     def labels(self) -> Mapping[str, str] | None:
         """The labels, or ``None`` while no route is known. Also called from another thread."""
-        rule = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
-        return None if rule is None else {"http.route": rule.rule}
+        return None if self.rule is None else {"http.route": self.rule}
 
     def final_labels(self) -> Mapping[str, str]:
         """The labels once the application has returned."""
-        rule = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
-        route = "<unmatched>" if rule is None else rule.rule
+        route = "<unmatched>" if self.rule is None else self.rule
         if not self._status:
             return {"http.route": route}
         return {"http.route": route, "http.response.status_class": f"{self._status[0]}xx"}

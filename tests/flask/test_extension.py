@@ -1,0 +1,114 @@
+"""Flask: configuration, when profiling starts, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from flask import Flask
+from support.process import run_script
+
+import conprof_core
+from conprof_core import ConfigError
+from conprof_flask import Conprof
+
+
+def make_app(**config: object) -> Flask:
+    app = Flask("shop")
+    app.config.update(config)
+    app.add_url_rule("/", view_func=lambda: "home")
+    return app
+
+
+def test_the_first_request_starts_the_profiler_with_the_config(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    app = make_app(CONPROF_EXPORT_TO=f"file://{tmp_path}", CONPROF_CPU_PROFILE_RATE=50)
+    Conprof(app)
+    assert not conprof_core.is_running()
+    app.test_client().get("/", buffered=True)
+    assert conprof_core.is_running()
+    assert conprof_core.stats()["rate_hz"] == 50
+    conprof_core.stop()
+    # Stopped by the application: no request starts it again.
+    app.test_client().get("/", buffered=True)
+    assert not conprof_core.is_running()
+
+
+def test_not_while_testing(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    app = make_app(CONPROF_EXPORT_TO=f"file://{tmp_path}", TESTING=True)
+    Conprof(app)
+    app.test_client().get("/", buffered=True)
+    assert not conprof_core.is_running()
+
+
+def test_a_factory_and_an_extension_for_several_apps(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    conprof = Conprof(export_to=f"file://{tmp_path}", application_name="both")
+    apps = [make_app(), make_app()]
+    for app in apps:
+        conprof.init_app(app)
+        assert app.extensions["conprof"] is conprof
+    for app in apps:
+        assert app.test_client().get("/", buffered=True).data == b"home"
+    assert conprof_core.stats()["dropped"] == 0
+    conprof_core.stop()
+
+
+def test_twice_on_one_app_is_refused_with_the_remedy() -> None:
+    app = make_app()
+    conprof = Conprof(app)
+    with pytest.raises(RuntimeError, match="call it once per application"):
+        conprof.init_app(app)
+
+
+def test_a_bad_setting_is_refused_when_the_app_is_built() -> None:
+    with pytest.raises(ConfigError, match="period"):
+        Conprof(make_app(CONPROF_PERIOD="soon"))
+    with pytest.raises(ConfigError, match="no such option"):
+        Conprof(make_app(CONPROF_PERIODE=1))
+    with pytest.raises(ConfigError, match="no such option"):
+        Conprof(make_app(), periode=1)
+
+
+def test_a_keyword_wins_over_the_config(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    app = make_app(CONPROF_CPU_PROFILE_RATE=50)
+    Conprof(app, cpu_profile_rate=20, export_to=f"file://{tmp_path}")
+    app.test_client().get("/", buffered=True)
+    assert conprof_core.stats()["rate_hz"] == 20
+    conprof_core.stop()
+
+
+def test_another_configuration_running_is_said_and_harmless(
+    tmp_path,  # type: ignore[no-untyped-def]
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    conprof_core.start(export_to=f"file://{tmp_path}", application_name="first")
+    app = make_app()
+    Conprof(app, application_name="second")
+    with caplog.at_level(logging.WARNING, "conprof"):
+        assert app.test_client().get("/", buffered=True).data == b"home"
+    conprof_core.stop()
+    assert "other values of application_name" in caplog.text
+
+
+def test_the_application_is_named_after_the_flask_app(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    app = make_app()
+    Conprof(app, export_to=f"file://{tmp_path}")
+    app.test_client().get("/", buffered=True)
+    from conprof_core._profiler import _state
+
+    assert _state.session is not None
+    assert _state.session.process.service == "shop"
+    conprof_core.stop()
+
+
+def test_without_flask_the_import_says_what_to_install() -> None:
+    result = run_script(
+        """
+        import sys
+        sys.modules["flask"] = None
+        try:
+            import conprof_flask
+        except ImportError as error:
+            print(error)
+        """
+    )
+    assert 'pip install "conprof[flask]"' in result.stdout
