@@ -55,6 +55,8 @@ def uninstall() -> None:
 
 
 def _replace(owner: Any, name: str, replacement: Any) -> None:
+    # gevent puts a subclass in the place of Thread: the patch belongs where the method is defined.
+    owner = next(one for one in owner.__mro__ if name in one.__dict__)
     original = owner.__dict__[name]
     setattr(owner, name, replacement)
 

@@ -83,6 +83,7 @@ class NativeEngine:
         self._native = _native
         self._original_bootstrap: Any = None
         self._installed_bootstrap: Any = None
+        self._hooked_class: Any = None
         self._before: dict[str, int] = {}
 
     def start(self, settings: EngineSettings, tick: Callable[[], float]) -> None:
@@ -150,16 +151,22 @@ class NativeEngine:
         self._before = {}
 
     def _hook_threads(self) -> None:
-        # In C, so that no frame of ours stands on anybody's stack.
-        self._original_bootstrap = threading.Thread.__dict__["_bootstrap"]
+        # In C, so that no frame of ours stands on anybody's stack. gevent puts a subclass in the
+        # place of Thread: the hook belongs where the method is defined.
+        owner: Any = next(c for c in threading.Thread.__mro__ if "_bootstrap" in c.__dict__)
+        self._hooked_class = owner
+        self._original_bootstrap = owner.__dict__["_bootstrap"]
         self._installed_bootstrap = self._native.bootstrap_descriptor(
-            threading.Thread, self._original_bootstrap
+            owner, self._original_bootstrap
         )
-        threading.Thread._bootstrap = self._installed_bootstrap  # type: ignore[attr-defined]
+        owner._bootstrap = self._installed_bootstrap
 
     def _unhook_threads(self) -> None:
         # Whoever hooked on top of us keeps a working chain: ours only calls the original.
-        current = threading.Thread.__dict__.get("_bootstrap")
-        if self._installed_bootstrap is not None and current is self._installed_bootstrap:
-            threading.Thread._bootstrap = self._original_bootstrap  # type: ignore[attr-defined]
+        owner = self._hooked_class
+        if (
+            self._installed_bootstrap is not None
+            and owner.__dict__.get("_bootstrap") is self._installed_bootstrap
+        ):
+            owner._bootstrap = self._original_bootstrap
         self._installed_bootstrap = None

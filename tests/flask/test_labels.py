@@ -235,10 +235,7 @@ def test_requests_in_threads_do_not_mix() -> None:
         gate.wait()
         return ""
 
-    threads = [
-        threading.Thread(target=fetch, args=(app, path))
-        for path in ("/meet/1", "/also/2")
-    ]
+    threads = [threading.Thread(target=fetch, args=(app, path)) for path in ("/meet/1", "/also/2")]
     for thread in threads:
         thread.start()
     for thread in threads:
