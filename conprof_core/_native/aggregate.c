@@ -129,8 +129,7 @@ location_hash_at(const struct conprof_window *window, uint32_t i)
 static uint32_t
 intern_location(struct conprof_window *window, struct conprof_code *code, int32_t line)
 {
-    if (!index_reserve(&window->location_index, window->location_count, window,
-                       location_hash_at)) {
+    if (!index_reserve(&window->location_index, window->location_count, window, location_hash_at)) {
         return NO_INDEX;
     }
     uint32_t mask = window->location_index.size - 1;
@@ -367,8 +366,8 @@ conprof_window_resolve(struct conprof_window *window)
         }
         struct conprof_label_record *bound = conprof_labels_binding(window->rows[i].cell_id);
         struct conprof_row *target =
-            row_of(window, window->rows[i].stack, bound == NULL ? window->rows[i].record : bound,
-                   0, window->rows[i].name_id);
+            row_of(window, window->rows[i].stack, bound == NULL ? window->rows[i].record : bound, 0,
+                   window->rows[i].name_id);
         if (target != NULL) {
             /* `rows` may have moved: index, not pointer. */
             target->samples += window->rows[i].samples;

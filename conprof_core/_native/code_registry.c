@@ -151,10 +151,10 @@ copy_code(struct conprof_ring *ring, uintptr_t code)
     conprof_ring_put(&slot, 1 + CONPROF_CODE_FILENAME,
                      (uint64_t)filename.kind << 32 | filename.bytes);
     conprof_ring_put(&slot, 1 + CONPROF_CODE_LINETABLE, table_bytes);
-    bool copied = conprof_ring_copy(&slot, at_qualname, qualname.data, qualname.bytes) &&
-                  conprof_ring_copy(&slot, at_filename, filename.data, filename.bytes) &&
-                  conprof_ring_copy(&slot, at_table, table + offsetof(PyBytesObject, ob_sval),
-                                    table_bytes);
+    bool copied =
+        conprof_ring_copy(&slot, at_qualname, qualname.data, qualname.bytes) &&
+        conprof_ring_copy(&slot, at_filename, filename.data, filename.bytes) &&
+        conprof_ring_copy(&slot, at_table, table + offsetof(PyBytesObject, ob_sval), table_bytes);
     conprof_ring_publish(&slot, copied ? CONPROF_RECORD_CODE : CONPROF_RECORD_PAD);
     return copied ? uid : CONPROF_UID_NONE;
 }
@@ -193,8 +193,7 @@ conprof_registry_forget(uint64_t uid)
 {
     for (uint32_t i = 0; i < CONPROF_REGISTRY_SLOTS; i++) {
         uintptr_t key = atomic_load_explicit(&slots[i].key, memory_order_acquire);
-        if (key > KEY_CLAIMED &&
-            atomic_load_explicit(&slots[i].uid, memory_order_relaxed) == uid) {
+        if (key > KEY_CLAIMED && atomic_load_explicit(&slots[i].uid, memory_order_relaxed) == uid) {
             atomic_compare_exchange_strong(&slots[i].key, &key, KEY_EVICTED);
         }
     }

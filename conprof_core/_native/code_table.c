@@ -116,9 +116,8 @@ conprof_code_new(const char *name, size_t name_bytes, const char *file, size_t f
 static bool
 same_content(const struct conprof_code *a, const struct conprof_code *b)
 {
-    return a->hash == b->hash && a->first_line == b->first_line &&
-           a->name_bytes == b->name_bytes && a->file_bytes == b->file_bytes &&
-           a->table_bytes == b->table_bytes &&
+    return a->hash == b->hash && a->first_line == b->first_line && a->name_bytes == b->name_bytes &&
+           a->file_bytes == b->file_bytes && a->table_bytes == b->table_bytes &&
            memcmp(a->data, b->data, (size_t)a->name_bytes + a->file_bytes + a->table_bytes) == 0;
 }
 
@@ -154,9 +153,8 @@ conprof_code_table_add(const uint64_t *words, uint32_t n)
     at += (name_raw + 7) / 8;
     size_t file_bytes = decode(file, (const unsigned char *)at, file_raw, file_kind);
     at += (file_raw + 7) / 8;
-    struct conprof_code *code =
-        new_code(name, name_bytes, file, file_bytes, at, table_bytes,
-                 (int32_t)(uint32_t)words[CONPROF_CODE_FIRST_LINE]);
+    struct conprof_code *code = new_code(name, name_bytes, file, file_bytes, at, table_bytes,
+                                         (int32_t)(uint32_t)words[CONPROF_CODE_FIRST_LINE]);
     if (code == NULL) {
         return;
     }

@@ -82,8 +82,7 @@ begin(const struct draft *draft, uint32_t frames, struct conprof_ring_slot *slot
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CPU_NS, draft->cpu_ns);
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CELL, draft->cell_id);
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_RECORD, (uint64_t)(uintptr_t)draft->record);
-    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_NAME,
-                     (uint64_t)draft->name_id << 32 | draft->events);
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_NAME, (uint64_t)draft->name_id << 32 | draft->events);
     return true;
 }
 
@@ -142,8 +141,8 @@ static bool
 emit_stack(const struct draft *draft, struct conprof_stack *stack)
 {
     int leaf_end = translate(stack->frames, 0, stack->leaf_count);
-    int root_end = translate(stack->frames, CONPROF_LEAF_FRAMES,
-                             CONPROF_LEAF_FRAMES + stack->root_count);
+    int root_end =
+        translate(stack->frames, CONPROF_LEAF_FRAMES, CONPROF_LEAF_FRAMES + stack->root_count);
     if (leaf_end < 0 || root_end < 0) {
         count(&conprof_sampler.counters.carried_stale, 1);
         return false;
@@ -174,9 +173,8 @@ emit_stack(const struct draft *draft, struct conprof_stack *stack)
 static uint64_t
 idle_frame(const struct conprof_thread *thread)
 {
-    return thread->target_uid != 0
-               ? conprof_frame_word(thread->target_uid, 0)
-               : conprof_frame_word(CONPROF_UID_NATIVE, thread->name_id);
+    return thread->target_uid != 0 ? conprof_frame_word(thread->target_uid, 0)
+                                   : conprof_frame_word(CONPROF_UID_NATIVE, thread->name_id);
 }
 
 /* SIGNAL-SAFE. Fills in the labels of the current context. */

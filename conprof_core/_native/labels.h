@@ -47,11 +47,11 @@ typedef struct {
 } conprof_label_set;
 
 typedef struct conprof_label_cell {
-    PyObject_HEAD uint64_t id;                    /* never reused, never 0 */
-    struct conprof_label_record *_Atomic record;  /* written by: GIL holder; read by: handler */
-    atomic_bool is_provisional;                   /* written by: GIL holder; read by: handler */
-    atomic_bool was_sampled;                      /* written by: handler; read by: GIL holder */
-    PyObject *labels;                             /* conprof_label_set, keeps `record` alive */
+    PyObject_HEAD uint64_t id;                   /* never reused, never 0 */
+    struct conprof_label_record *_Atomic record; /* written by: GIL holder; read by: handler */
+    atomic_bool is_provisional;                  /* written by: GIL holder; read by: handler */
+    atomic_bool was_sampled;                     /* written by: handler; read by: GIL holder */
+    PyObject *labels;                            /* conprof_label_set, keeps `record` alive */
     PyObject *own;      /* pairs added below a provisional parent, or NULL */
     PyObject *children; /* list of cells to re-compose at bind, or NULL */
 } conprof_label_cell;

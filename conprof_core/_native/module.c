@@ -4,6 +4,7 @@
 #include "code_registry.h"
 #include "context.h"
 #include "drain.h"
+#include "fork.h"
 #include "labels.h"
 #include "lock.h"
 #include "sampler.h"
@@ -88,21 +89,21 @@ name_thread(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 prefork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    conprof_session_prefork();
+    conprof_fork_prefork();
     Py_RETURN_NONE;
 }
 
 static PyObject *
 postfork_parent(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    conprof_session_postfork_parent();
+    conprof_fork_postfork_parent();
     Py_RETURN_NONE;
 }
 
 static PyObject *
 postfork_child(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    conprof_session_postfork_child();
+    conprof_fork_postfork_child();
     Py_RETURN_NONE;
 }
 
@@ -115,26 +116,25 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     unsigned long long untracked = conprof_threads_refused(),
                        label_sets_refused = conprof_labels_refused();
     conprof_unlock();
-    return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsi}",                                          /**/
-        "signals", (unsigned long long)c->signals,                                          /**/
-        "samples", (unsigned long long)c->samples,                                          /**/
-        "walks_carried", (unsigned long long)c->carried_stale,                              /**/
-        "ring_full_carried", (unsigned long long)c->carried_full,                           /**/
-        "unwalkable", (unsigned long long)c->unwalkable,                                    /**/
-        "truncated", (unsigned long long)c->truncated,                                      /**/
-        "timer_overruns", (unsigned long long)c->overruns,                                  /**/
-        "foreign_signals", (unsigned long long)c->foreign,                                  /**/
-        "subinterpreter_samples", (unsigned long long)c->subinterpreter,                    /**/
-        "native_samples", (unsigned long long)c->native,                                    /**/
-        "handler_ns", (unsigned long long)c->handler_ns,                                    /**/
-        "accounted_ns", (unsigned long long)c->accounted_ns,                                /**/
-        "drain_cpu_ns", (unsigned long long)conprof_drain_cpu_ns(),                         /**/
-        "threads", threads,                                                                 /**/
-        "label_sets", labels,                                                               /**/
-        "threads_untracked", untracked,                                                     /**/
-        "label_sets_refused", label_sets_refused,                                           /**/
-        "signal_number", conprof_sampler.signal_number);
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsi}",                        /**/
+                         "signals", (unsigned long long)c->signals,                       /**/
+                         "samples", (unsigned long long)c->samples,                       /**/
+                         "walks_carried", (unsigned long long)c->carried_stale,           /**/
+                         "ring_full_carried", (unsigned long long)c->carried_full,        /**/
+                         "unwalkable", (unsigned long long)c->unwalkable,                 /**/
+                         "truncated", (unsigned long long)c->truncated,                   /**/
+                         "timer_overruns", (unsigned long long)c->overruns,               /**/
+                         "foreign_signals", (unsigned long long)c->foreign,               /**/
+                         "subinterpreter_samples", (unsigned long long)c->subinterpreter, /**/
+                         "native_samples", (unsigned long long)c->native,                 /**/
+                         "handler_ns", (unsigned long long)c->handler_ns,                 /**/
+                         "accounted_ns", (unsigned long long)c->accounted_ns,             /**/
+                         "drain_cpu_ns", (unsigned long long)conprof_drain_cpu_ns(),      /**/
+                         "threads", threads,                                              /**/
+                         "label_sets", labels,                                            /**/
+                         "threads_untracked", untracked,                                  /**/
+                         "label_sets_refused", label_sets_refused,                        /**/
+                         "signal_number", conprof_sampler.signal_number);
 }
 
 static PyObject *

@@ -157,14 +157,14 @@ struct encoder {
     const struct conprof_naming *naming;
     struct buffer strings, functions, locations, samples, message, packed;
     struct ids string_ids, function_ids, location_ids, sample_ids;
-    struct conprof_text *texts;     /* by string id */
-    struct function_key *function;  /* by function id - 1 */
-    struct location_key *location;  /* by location id - 1 */
+    struct conprof_text *texts;    /* by string id */
+    struct function_key *function; /* by function id - 1 */
+    struct location_key *location; /* by location id - 1 */
     struct merged {
         struct sample_key key;
         uint64_t samples, cpu_ns;
-    } *merged;                      /* by sample id - 1 */
-    uint32_t *location_id;          /* window location -> location id, 0 not seen */
+    } *merged;             /* by sample id - 1 */
+    uint32_t *location_id; /* window location -> location id, 0 not seen */
     size_t text_room, function_room, location_room;
     bool failed;
 };
@@ -227,11 +227,10 @@ static uint32_t
 function_id(struct encoder *encoder, const struct conprof_code *code)
 {
     struct function_key key = {
-        code,
-        string_id(encoder, (struct conprof_text){conprof_code_name(code), code->name_bytes}),
+        code, string_id(encoder, (struct conprof_text){conprof_code_name(code), code->name_bytes}),
         string_id(encoder, (struct conprof_text){conprof_code_file(code), code->file_bytes})};
-    uint64_t hash = conprof_hash_word(conprof_hash_word(key.name, key.file),
-                                      (uint32_t)code->first_line);
+    uint64_t hash =
+        conprof_hash_word(conprof_hash_word(key.name, key.file), (uint32_t)code->first_line);
     uint32_t *place = ids_find(&encoder->function_ids, hash, same_function, encoder, &key);
     if (place == NULL) {
         encoder->failed = true;
@@ -307,8 +306,8 @@ merge_rows(struct encoder *encoder)
             continue;
         }
         struct sample_key key = {row, encoder->naming->thread_label.bytes ? row->name_id : 0};
-        uint64_t hash = conprof_hash_word(conprof_hash_word((uintptr_t)row->record, row->stack),
-                                          key.name_id);
+        uint64_t hash =
+            conprof_hash_word(conprof_hash_word((uintptr_t)row->record, row->stack), key.name_id);
         uint32_t *place = ids_find(&encoder->sample_ids, hash, same_sample, encoder, &key);
         if (place == NULL) {
             encoder->failed = true;
@@ -373,8 +372,7 @@ put_sample(struct encoder *encoder, const struct merged *merged)
     }
     const char *name = conprof_thread_name(merged->key.name_id);
     if (naming->thread_label.bytes > 0 && name[0] != '\0') {
-        put_label(encoder, sample, naming->thread_label,
-                  (struct conprof_text){name, strlen(name)});
+        put_label(encoder, sample, naming->thread_label, (struct conprof_text){name, strlen(name)});
     }
     put_message(&encoder->samples, 2, sample);
 }
@@ -418,8 +416,7 @@ put_profile(struct encoder *encoder, struct buffer *out)
         put_sample(encoder, &encoder->merged[i]);
     }
     for (size_t i = 0; i < naming->sample_type_count; i++) {
-        put_value_type(encoder, out, 1, naming->sample_types[i].type,
-                       naming->sample_types[i].unit);
+        put_value_type(encoder, out, 1, naming->sample_types[i].type, naming->sample_types[i].unit);
     }
     put_bytes(out, encoder->samples.data, encoder->samples.used);
     put_mapping(encoder, out);
@@ -455,15 +452,15 @@ conprof_pprof_encode(const struct conprof_window *window, const struct conprof_n
         put_profile(&encoder, &out);
     }
     bool failed = encoder.failed || out.failed || encoder.strings.failed ||
-                  encoder.functions.failed || encoder.locations.failed ||
-                  encoder.samples.failed || encoder.message.failed || encoder.packed.failed;
+                  encoder.functions.failed || encoder.locations.failed || encoder.samples.failed ||
+                  encoder.message.failed || encoder.packed.failed;
     free(encoder.merged);
     free(encoder.location_id);
     free(encoder.texts);
     free(encoder.function);
     free(encoder.location);
-    struct buffer *buffers[] = {&encoder.strings,   &encoder.functions, &encoder.locations,
-                                &encoder.samples,   &encoder.message,   &encoder.packed};
+    struct buffer *buffers[] = {&encoder.strings, &encoder.functions, &encoder.locations,
+                                &encoder.samples, &encoder.message,   &encoder.packed};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
         free(buffers[i]->data);
     }

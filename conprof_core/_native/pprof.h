@@ -45,7 +45,7 @@ struct conprof_naming {
 };
 
 /* Encodes into a malloc'd block that the caller frees. NULL without memory. */
-char *conprof_pprof_encode(const struct conprof_window *window,
-                           const struct conprof_naming *naming, size_t *bytes);
+char *conprof_pprof_encode(const struct conprof_window *window, const struct conprof_naming *naming,
+                           size_t *bytes);
 
 #endif

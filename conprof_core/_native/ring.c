@@ -64,8 +64,7 @@ conprof_ring_copy(const struct conprof_ring_slot *slot, uint32_t index, uintptr_
     if (head > 0 && !conprof_safe_read(&slot->ring->words[first], address, head)) {
         return false;
     }
-    return bytes == head ||
-           conprof_safe_read(&slot->ring->words[0], address + head, bytes - head);
+    return bytes == head || conprof_safe_read(&slot->ring->words[0], address + head, bytes - head);
 }
 
 /* Headers are read by the reader while writers publish: always atomically. */

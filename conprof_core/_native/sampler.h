@@ -37,30 +37,30 @@ conprof_frame_word(uint64_t uid, uint64_t low)
 
 /* Counters since the session began. written by: handlers, relaxed */
 struct conprof_counters {
-    _Atomic uint64_t signals;         /* timer signals handled */
-    _Atomic uint64_t samples;         /* records emitted */
-    _Atomic uint64_t carried_stale;   /* walks given up; weight carried */
-    _Atomic uint64_t carried_full;    /* ring full; weight carried */
-    _Atomic uint64_t unwalkable;      /* walks given up for good */
-    _Atomic uint64_t truncated;       /* stacks cut */
-    _Atomic uint64_t overruns;        /* periods that the kernel merged into one signal */
-    _Atomic uint64_t foreign;         /* signals that no timer of ours sent */
-    _Atomic uint64_t subinterpreter;  /* samples in other interpreters */
-    _Atomic uint64_t native;          /* samples of threads without Python state */
-    _Atomic uint64_t handler_ns;      /* wall time inside the handler, preemption included */
-    _Atomic uint64_t accounted_ns;    /* CPU time emitted or discarded */
+    _Atomic uint64_t signals;        /* timer signals handled */
+    _Atomic uint64_t samples;        /* records emitted */
+    _Atomic uint64_t carried_stale;  /* walks given up; weight carried */
+    _Atomic uint64_t carried_full;   /* ring full; weight carried */
+    _Atomic uint64_t unwalkable;     /* walks given up for good */
+    _Atomic uint64_t truncated;      /* stacks cut */
+    _Atomic uint64_t overruns;       /* periods that the kernel merged into one signal */
+    _Atomic uint64_t foreign;        /* signals that no timer of ours sent */
+    _Atomic uint64_t subinterpreter; /* samples in other interpreters */
+    _Atomic uint64_t native;         /* samples of threads without Python state */
+    _Atomic uint64_t handler_ns;     /* wall time inside the handler, preemption included */
+    _Atomic uint64_t accounted_ns;   /* CPU time emitted or discarded */
 };
 
 struct conprof_sampler {
     struct conprof_ring ring;
     struct conprof_counters counters;
-    atomic_bool is_active;            /* written by: session */
-    atomic_bool is_paused;            /* written by: session */
-    _Atomic uint32_t in_handler;      /* written by: handlers; threads now inside */
-    _Atomic pid_t drain_tid;          /* written by: drain; 0 while none runs */
-    atomic_bool drain_is_called;      /* written by: handlers and drain */
-    int signal_number;                /* immutable while active */
-    PyInterpreterState *interpreter;  /* immutable while active: the only one sampled */
+    atomic_bool is_active;           /* written by: session */
+    atomic_bool is_paused;           /* written by: session */
+    _Atomic uint32_t in_handler;     /* written by: handlers; threads now inside */
+    _Atomic pid_t drain_tid;         /* written by: drain; 0 while none runs */
+    atomic_bool drain_is_called;     /* written by: handlers and drain */
+    int signal_number;               /* immutable while active */
+    PyInterpreterState *interpreter; /* immutable while active: the only one sampled */
 };
 
 extern struct conprof_sampler conprof_sampler;

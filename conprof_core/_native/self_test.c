@@ -53,8 +53,7 @@ check_walk(void)
     struct conprof_stack *stack = malloc(sizeof *stack);
     PyFrameObject *frame = (PyFrameObject *)Py_XNewRef((PyObject *)PyEval_GetFrame());
     const char *failed = stack == NULL || frame == NULL ? "no frame to walk" : NULL;
-    if (failed == NULL &&
-        conprof_unwind(PyThreadState_Get(), 0, 0, stack) != CONPROF_WALK_OK) {
+    if (failed == NULL && conprof_unwind(PyThreadState_Get(), 0, 0, stack) != CONPROF_WALK_OK) {
         failed = "the frame walk found no stack";
     }
     uint32_t at = 0;
@@ -62,15 +61,13 @@ check_walk(void)
         PyCodeObject *code = PyFrame_GetCode(frame);
         uintptr_t first = (uintptr_t)code + CONPROF_CODE_FIRST_INSTRUCTION;
         uint32_t skipped = 0;
-        while (at < stack->leaf_count && stack->frames[at].code != (uintptr_t)code &&
-               skipped < 8) {
+        while (at < stack->leaf_count && stack->frames[at].code != (uintptr_t)code && skipped < 8) {
             at++;
             skipped++;
         }
         if (at >= stack->leaf_count || stack->frames[at].code != (uintptr_t)code ||
             stack->frames[at].instruction + sizeof(_Py_CODEUNIT) < first ||
-            stack->frames[at].instruction - first !=
-                (uintptr_t)(intptr_t)PyFrame_GetLasti(frame)) {
+            stack->frames[at].instruction - first != (uintptr_t)(intptr_t)PyFrame_GetLasti(frame)) {
             failed = differs;
         }
         at++;
@@ -95,8 +92,7 @@ check_labels(void)
     PyObject *type = (PyObject *)conprof_labels_cell_type();
     PyObject *none = PyDict_New();
     PyObject *module = PyImport_ImportModule("conprof_core._native");
-    PyObject *set =
-        module == NULL ? NULL : PyObject_CallMethod(module, "intern_labels", "O", none);
+    PyObject *set = module == NULL ? NULL : PyObject_CallMethod(module, "intern_labels", "O", none);
     PyObject *cell = set == NULL ? NULL : PyObject_CallOneArg(type, set);
     if (context != NULL && cell != NULL && PyContext_Enter(context) == 0) {
         bool is_absent = conprof_context_cell(PyThreadState_Get()) == NULL;

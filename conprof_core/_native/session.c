@@ -14,6 +14,7 @@
 #include "code_registry.h"
 #include "context.h"
 #include "drain.h"
+#include "fork.h"
 #include "lock.h"
 #include "safemem.h"
 #include "sampler.h"
@@ -29,7 +30,6 @@ static uint64_t period_ns;
 static uint64_t process_start_ns; /* process CPU when the session began */
 
 static _Atomic pid_t session_pid; /* written by: GIL holder; 0: stopped */
-static pid_t main_tid;            /* immutable after first start */
 
 static int64_t
 unix_ns(void)
@@ -55,31 +55,6 @@ void
 conprof_session_pause(bool is_paused)
 {
     atomic_store(&conprof_sampler.is_paused, is_paused);
-}
-
-/* Around the fork itself, with nothing of Python's between: the lock is held, so that
- * the child finds whole data behind it. (Not in Python's own hooks: between those
- * and the fork CPython waits for the GIL.) */
-static void
-before_fork(void)
-{
-    conprof_lock();
-}
-
-static void
-after_fork_in_parent(void)
-{
-    conprof_unlock();
-}
-
-/* Also when Python does not know of the fork (uWSGI, C libraries): no handler may
- * sample with the parent's tables, no timer of ours exists. */
-static void
-after_fork_in_child(void)
-{
-    atomic_store(&conprof_sampler.is_active, false);
-    atomic_store(&conprof_sampler.drain_tid, 0);
-    conprof_unlock();
 }
 
 static void
@@ -118,7 +93,6 @@ own_stack_high(void)
 int
 conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks)
 {
-    static bool is_hooked;
     if (conprof_session_is_running()) {
         return fail("the native session runs already");
     }
@@ -133,14 +107,10 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks)
     if (conprof_registry_install() < 0) {
         return -1;
     }
-    if (!is_hooked) {
-        is_hooked =
-            pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
-    }
+    conprof_fork_install();
     reset_counters();
     conprof_drain_reset();
     conprof_sampler.interpreter = PyInterpreterState_Main();
-    main_tid = getpid();
     conprof_lock();
     conprof_window_forget_cache();
     conprof_window_free_locked(window);
@@ -200,8 +170,7 @@ charge_remainder(void)
     uint64_t process = conprof_cpu_process_ns() - process_start_ns;
     uint64_t known = atomic_load(&conprof_sampler.counters.accounted_ns) +
                      conprof_threads_outstanding_ns() + conprof_drain_outstanding_ns();
-    if (process > known + MIN_REMAINDER_NS &&
-        !atomic_load(&conprof_sampler.is_paused)) {
+    if (process > known + MIN_REMAINDER_NS && !atomic_load(&conprof_sampler.is_paused)) {
         conprof_sampler_emit(conprof_frame_word(CONPROF_UID_EXITED, 0), 0, process - known);
     }
 }
@@ -288,9 +257,8 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
         return;
     }
     uintptr_t stack_high = own_stack_high();
-    uint64_t uid = target == NULL
-                       ? 0
-                       : conprof_registry_uid(&conprof_sampler.ring, (uintptr_t)target);
+    uint64_t uid =
+        target == NULL ? 0 : conprof_registry_uid(&conprof_sampler.ring, (uintptr_t)target);
     conprof_lock();
     struct conprof_thread *thread =
         conprof_threads_arm(own_tid(), conprof_thread_name_id(name, name_bytes), 0);
@@ -329,56 +297,21 @@ conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes)
     conprof_unlock();
 }
 
-/* ---- fork ---- */
-
 void
-conprof_session_prefork(void)
+conprof_session_forget(void)
 {
-    if (conprof_session_is_running()) {
-        /* CPython warns in the parent when other threads exist at a fork; ours is
-         * not a reason. It starts again afterwards. */
-        conprof_drain_stop();
-    }
-}
-
-/* GIL held, main thread, after the fork returned. */
-static int
-restart_drain(void *Py_UNUSED(argument))
-{
-    if (conprof_session_is_running()) {
-        conprof_drain_start();
-    }
-    return 0;
-}
-
-void
-conprof_session_postfork_parent(void)
-{
-    if (!conprof_session_is_running()) {
-        return;
-    }
-    /* os.fork() counts threads after its hooks: in the main thread wait until it is
-     * through. Elsewhere there is more than one thread anyhow. */
-    if (own_tid() != main_tid || Py_AddPendingCall(restart_drain, NULL) != 0) {
-        conprof_drain_start();
-    }
-}
-
-void
-conprof_session_postfork_child(void)
-{
-    conprof_safemem_init();
     atomic_store(&conprof_sampler.is_active, false);
     atomic_store(&conprof_sampler.in_handler, 0);
     atomic_store(&conprof_sampler.drain_is_called, false);
     atomic_store(&session_pid, 0);
+    conprof_safemem_init();
     conprof_drain_forget();
     conprof_terminate_uninstall();
-    conprof_threads_clear(false);
     conprof_ring_reset(&conprof_sampler.ring);
     conprof_registry_uninstall();
     conprof_registry_reset();
     conprof_lock();
+    conprof_threads_clear(false);
     conprof_labels_reset_bindings();
     conprof_window_free_locked(window);
     window = NULL;

@@ -32,10 +32,9 @@ void conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes)
 void conprof_session_drain(void);
 void conprof_session_reconfigure(void);
 
-/* GIL held. The three steps of a fork. */
-void conprof_session_prefork(void);
-void conprof_session_postfork_parent(void);
-void conprof_session_postfork_child(void);
+/* GIL held, in the child of a fork, alone: stopped, and nothing of the parent's window
+ * is left. */
+void conprof_session_forget(void);
 
 /* Any thread: runs in this very process? */
 bool conprof_session_is_running(void);

@@ -81,9 +81,8 @@ begin_thread(PyObject *thread)
     PyObject *name = PyObject_GetAttrString(thread, "_name");
     PyObject *code = target_code(thread);
     Py_ssize_t bytes = 0;
-    const char *text = name != NULL && PyUnicode_Check(name)
-                           ? PyUnicode_AsUTF8AndSize(name, &bytes)
-                           : NULL;
+    const char *text =
+        name != NULL && PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, &bytes) : NULL;
     conprof_session_thread_begin(text == NULL ? "" : text, (size_t)bytes, code);
     Py_XDECREF(name);
     Py_XDECREF(code);

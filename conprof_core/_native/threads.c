@@ -267,7 +267,8 @@ conprof_threads_jitter(struct conprof_thread *thread)
     uint64_t now = conprof_cpu_own_ns();
     /* Signals come with the kernel's tick, some time after they are due: counting
      * from the due time keeps the rate. */
-    thread->due_ns += timer_period_ns / 2 + 1 + next_random(&thread->random_state) % timer_period_ns;
+    thread->due_ns +=
+        timer_period_ns / 2 + 1 + next_random(&thread->random_state) % timer_period_ns;
     if (thread->due_ns <= now) {
         thread->due_ns = now + timer_period_ns / 2;
     }

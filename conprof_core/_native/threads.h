@@ -5,7 +5,8 @@
  * handler finds its slot without a search.
  *
  * A slot is written under the session lock, but for `last_cpu_ns`, `failures`,
- * `random_state`, `due_ns` and `stack`, which belong to the slot's own thread (its handler) while armed.
+ * `random_state`, `due_ns` and `stack`, which belong to the slot's own thread (its handler) while
+ * armed.
  */
 #ifndef CONPROF_THREADS_H
 #define CONPROF_THREADS_H

@@ -76,10 +76,10 @@ read_outside(uintptr_t at, uintptr_t stack_low, uintptr_t stack_high, conprof_fr
 static inline void
 append(struct conprof_stack *out, uint32_t index, const conprof_frame *frame)
 {
-    uint32_t place = index < CONPROF_LEAF_FRAMES
-                         ? index
-                         : CONPROF_LEAF_FRAMES +
-                               (index - CONPROF_LEAF_FRAMES) % CONPROF_ROOT_FRAMES;
+    uint32_t place =
+        index < CONPROF_LEAF_FRAMES
+            ? index
+            : CONPROF_LEAF_FRAMES + (index - CONPROF_LEAF_FRAMES) % CONPROF_ROOT_FRAMES;
     out->frames[place].code = conprof_frame_code(frame);
     out->frames[place].instruction = conprof_frame_instruction(frame);
 }

@@ -48,7 +48,7 @@ struct conprof_stack {
 
 /* SIGNAL-SAFE. Walks the frames of `ts`, the calling thread's own state.
  * [stack_low, stack_high) is the part of the C stack known to be mapped, or empty. */
-enum conprof_walk conprof_unwind(const PyThreadState *ts, uintptr_t stack_low,
-                                 uintptr_t stack_high, struct conprof_stack *out);
+enum conprof_walk conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_high,
+                                 struct conprof_stack *out);
 
 #endif

@@ -116,17 +116,17 @@ read_comments(PyObject *comments, struct conprof_naming *naming)
 static PyObject *
 window_encode_pprof(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"sample_types", "period_type",  "period",       "default_sample_type",
-                            "label_names",  "thread_label", "mapping_file", "comments",
-                            NULL};
+    static char *names[] = {"sample_types",        "period_type", "period",
+                            "default_sample_type", "label_names", "thread_label",
+                            "mapping_file",        "comments",    NULL};
     struct conprof_naming naming = {0};
     PyObject *types, *label_names, *comments, *result = NULL;
     long long period;
     if (!PyArg_ParseTupleAndKeywords(
             args, kwargs, "$O!(O&O&)LO&O!O&O&O!:encode_pprof", names, &PyTuple_Type, &types,
             as_text, &naming.period_type, as_text, &naming.period_unit, &period, as_text,
-            &naming.default_sample_type, &PyDict_Type, &label_names, as_text,
-            &naming.thread_label, as_text, &naming.mapping_file, &PyTuple_Type, &comments)) {
+            &naming.default_sample_type, &PyDict_Type, &label_names, as_text, &naming.thread_label,
+            as_text, &naming.mapping_file, &PyTuple_Type, &comments)) {
         return NULL;
     }
     naming.period = period;
@@ -156,10 +156,10 @@ build_frames(const struct conprof_window *window, const struct conprof_stack_row
         const struct conprof_location *location =
             &window->locations[window->stack_words[stack->first + i]];
         const struct conprof_code *code = location->code;
-        PyObject *frame = Py_BuildValue(
-            "(s#s#ii)", conprof_code_name(code), (Py_ssize_t)code->name_bytes,
-            conprof_code_file(code), (Py_ssize_t)code->file_bytes, location->line,
-            code->first_line);
+        PyObject *frame =
+            Py_BuildValue("(s#s#ii)", conprof_code_name(code), (Py_ssize_t)code->name_bytes,
+                          conprof_code_file(code), (Py_ssize_t)code->file_bytes, location->line,
+                          code->first_line);
         if (frame == NULL) {
             Py_CLEAR(frames);
             break;
@@ -198,12 +198,11 @@ window_rows(PyObject *self, PyObject *Py_UNUSED(ignored))
         }
         PyObject *frames = build_frames(window, &window->stacks[row->stack]);
         PyObject *labels = frames == NULL ? NULL : build_labels(row->record);
-        PyObject *entry = labels == NULL
-                              ? NULL
-                              : Py_BuildValue("(OOsKK)", frames, labels,
-                                              conprof_thread_name(row->name_id),
-                                              (unsigned long long)row->samples,
-                                              (unsigned long long)row->cpu_ns);
+        PyObject *entry =
+            labels == NULL
+                ? NULL
+                : Py_BuildValue("(OOsKK)", frames, labels, conprof_thread_name(row->name_id),
+                                (unsigned long long)row->samples, (unsigned long long)row->cpu_ns);
         if (entry == NULL || PyList_Append(rows, entry) < 0) {
             Py_CLEAR(rows);
         }
@@ -251,10 +250,9 @@ static PyGetSetDef window_getset[] = {
 };
 
 static PyMethodDef window_methods[] = {
-    {"encode_pprof", (PyCFunction)(void (*)(void))window_encode_pprof,
-     METH_VARARGS | METH_KEYWORDS, "The window as uncompressed pprof. Releases the GIL."},
-    {"rows", window_rows, METH_NOARGS,
-     "A list of (frames, labels, thread_name, samples, cpu_ns)."},
+    {"encode_pprof", (PyCFunction)(void (*)(void))window_encode_pprof, METH_VARARGS | METH_KEYWORDS,
+     "The window as uncompressed pprof. Releases the GIL."},
+    {"rows", window_rows, METH_NOARGS, "A list of (frames, labels, thread_name, samples, cpu_ns)."},
     {NULL, NULL, 0, NULL},
 };
 
