@@ -1,0 +1,117 @@
+"""A selection → its values at stacks, from every store file it touches; then trees and exports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import duckdb
+
+from conprof_core.agent.intake import Labels
+from conprof_core.agent.names import ProfileType
+from conprof_core.agent.pprof import Frame
+from conprof_core.agent.segment import Segment
+from conprof_core.agent.selection import Selection, condition
+from conprof_core.agent.store import Store
+from conprof_core.agent.tables import Tables
+from conprof_core.agent.tree import FlameTree
+
+__all__ = ["covered_ms", "find_type", "merge_into", "places", "stacks"]
+
+
+def places(store: Store, selection: Selection) -> Iterator[tuple[Segment, Tables, int, str]]:
+    """Yield (file, its tables, type number there, SQL condition) where something may be found."""
+    for segment in store.segments(selection.from_s, selection.to_s):
+        try:
+            tables = store.tables(segment)
+        except duckdb.Error:
+            continue  # retention took the file between the two lines above
+        number = next((n for n, kind in enumerate(tables.types) if kind.name == selection.type), -1)
+        if number >= 0:
+            where = condition(tables, selection)
+            if where is not None:
+                yield segment, tables, number, where
+
+
+def find_type(store: Store, selection: Selection) -> ProfileType | None:
+    """Return what is known of the selection's type."""
+    for segment in reversed(store.segments(selection.from_s, selection.to_s)):
+        for kind in store.tables(segment).types:
+            if kind.name == selection.type:
+                return kind
+    return None
+
+
+def covered_ms(store: Store, selection: Selection) -> int:
+    """Return the time from the first window to the last of the service and type, in ms.
+
+    What rates are relative to: a range may begin long before the first upload. Label filters do not
+    narrow it.
+    """
+    whole = Selection(selection.type, selection.from_s, selection.to_s, selection.service)
+    spans = []
+    for segment, _, number, where in places(store, whole):
+        row = (
+            store.connection.cursor()
+            .execute(
+                f"SELECT min(start_ms), max(end_ms) FROM {segment.alias}.totals "
+                f"WHERE type = {number} AND {where}"
+            )
+            .fetchone()
+        )
+        if row and row[0] is not None:
+            spans.append(row)
+    return max(end for _, end in spans) - min(start for start, _ in spans) if spans else 0
+
+
+def _amount(store: Store, selection: Selection) -> str:
+    """Return the SQL of a group's value: a sum, or for a state its average over the time."""
+    kind = find_type(store, selection)
+    if kind is None or not kind.instant:
+        return "sum(value)"
+    return f"round(sum(value * greatest(span_ms, 1)) / {max(1, covered_ms(store, selection))})"
+
+
+def merge_into(tree: FlameTree, store: Store, selection: Selection, column: int = 0) -> None:
+    """Add everything selected to a tree."""
+    amount = _amount(store, selection)
+    for segment, tables, number, where in places(store, selection):
+        rows = (
+            store.connection.cursor()
+            .execute(
+                f"SELECT node, ({amount})::BIGINT FROM {segment.alias}.samples_{number} "
+                f"WHERE {where} GROUP BY node"
+            )
+            .fetchall()
+        )
+        tree.add_nodes(tables, {node: value for node, value in rows if value}, column)
+
+
+def stacks(store: Store, selection: Selection) -> Iterator[tuple[tuple[Frame, ...], Labels, int]]:
+    """Yield (frames root first, labels, value), what exports are made of."""
+    amount = _amount(store, selection)
+    for segment, tables, number, where in places(store, selection):
+        rows = (
+            store.connection.cursor()
+            .execute(
+                f"SELECT node, labels, ({amount})::BIGINT FROM {segment.alias}.samples_{number} "
+                f"WHERE {where} GROUP BY node, labels ORDER BY labels, node"
+            )
+            .fetchall()
+        )
+        seen: dict[int, tuple[Frame, ...]] = {0: ()}
+        for node, labels, value in rows:
+            if value:
+                yield _frames(tables, node, seen), tables.label_sets[labels], value
+
+
+def _frames(tables: Tables, node: int, seen: dict[int, tuple[Frame, ...]]) -> tuple[Frame, ...]:
+    found = seen.get(node)
+    if found is None:
+        frames: list[Frame] = []
+        place = node
+        while place:
+            name, file = tables.functions[tables.node_function[place]]
+            frames.append((name, file, tables.node_line[place]))
+            place = tables.node_parent[place]
+        found = seen[node] = tuple(reversed(frames))
+    return found

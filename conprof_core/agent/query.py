@@ -1,0 +1,293 @@
+"""Tables for people: services, labels, routes, time series. From totals; stacks are in ``merge``."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, Final
+
+from conprof_core.agent import limits
+from conprof_core.agent.merge import covered_ms, find_type, places
+from conprof_core.agent.names import rank, route_key
+from conprof_core.agent.selection import Selection, condition
+from conprof_core.agent.store import Store
+from conprof_core.agent.tables import Tables
+
+__all__ = ["labels", "series", "services", "table"]
+
+# Tags that name the service; offered as the service picker, not as filters.
+_SERVICE_TAGS: Final = frozenset({"service", "application_name"})
+_VALUES_OF_A_KEY: Final = 200
+_STACKED: Final = 8
+
+
+def services(store: Store, from_s: float, to_s: float) -> list[dict[str, Any]]:
+    """Return every service seen in the range, with its types, busiest measure first."""
+    found: dict[str, dict[str, Any]] = {}
+    whole = Selection("", from_s, to_s)
+    for segment in store.segments(from_s, to_s):
+        tables = store.tables(segment)
+        rows = (
+            store.connection.cursor()
+            .execute(
+                f"SELECT series, type, min(start_ms), max(end_ms), count(DISTINCT win), sum(value) "
+                f"FROM {segment.alias}.totals WHERE {whole.time_condition} GROUP BY series, type"
+            )
+            .fetchall()
+        )
+        for number, type_number, start_ms, end_ms, windows, total in rows:
+            name, tags = tables.series[number]
+            kind = tables.types[type_number]
+            entry = found.setdefault(
+                name,
+                {"name": name, "first_ms": start_ms, "last_ms": end_ms, "windows": 0}
+                | {"processes": set(), "types": {}, "language": dict(tags).get("language", "")},
+            )
+            entry["first_ms"] = min(entry["first_ms"], start_ms)
+            entry["last_ms"] = max(entry["last_ms"], end_ms)
+            entry["windows"] += windows if type_number == 0 else 0
+            entry["processes"].add(tags)
+            kept = entry["types"].setdefault(
+                kind.name,
+                {"name": kind.name, "unit": kind.unit, "original": kind.original}
+                | {"instant": kind.instant, "total": 0},
+            )
+            kept["total"] += int(total)
+    for entry in found.values():
+        entry["processes"] = len(entry["processes"])
+        entry["types"] = sorted(entry["types"].values(), key=lambda kind: rank(kind["name"]))
+    return sorted(found.values(), key=lambda entry: entry["name"])
+
+
+def labels(store: Store, selection: Selection) -> list[dict[str, Any]]:
+    """Return keys and values of the selection with the share of the value each has."""
+    sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    total = 0
+    for segment, tables, number, where in places(store, selection):
+        rows = (
+            store.connection.cursor()
+            .execute(
+                f"SELECT series, labels, sum(value) FROM {segment.alias}.totals "
+                f"WHERE type = {number} AND {where} GROUP BY series, labels"
+            )
+            .fetchall()
+        )
+        for number, label_set, value in rows:
+            total += int(value)
+            pairs = dict(tables.series[number][1]) | dict(tables.label_sets[label_set])
+            for key, text in pairs.items():
+                if key not in _SERVICE_TAGS:
+                    sums[key][text] += int(value)
+    answer = []
+    for key, values in sums.items():
+        ordered = sorted(values.items(), key=lambda pair: (-pair[1], pair[0]))
+        answer.append(
+            {
+                "key": key,
+                "distinct": len(ordered),
+                "values": [
+                    {"value": text, "total": value, "share": value / total if total else 0}
+                    for text, value in ordered[:_VALUES_OF_A_KEY]
+                ],
+            }
+        )
+    # Keys that split the samples before those that describe every process alike.
+    return sorted(answer, key=lambda e: (e["key"] != route_key, e["distinct"] == 1, e["key"]))
+
+
+class _Groups:
+    """Values of one label, numbered across files."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.names: list[str] = []
+        self._ids: dict[str, int] = {}
+
+    def _id(self, name: str) -> int:
+        found = self._ids.get(name)
+        if found is None:
+            found = self._ids[name] = len(self.names)
+            self.names.append(name)
+        return found
+
+    def maps(self, tables: Tables) -> tuple[str, str]:
+        """Return JSON lists: label set → group or null, series → group."""
+        by_labels = [dict(pairs).get(self.key) for pairs in tables.label_sets]
+        by_series = [dict(tags).get(self.key, "") for _, tags in tables.series]
+        return (
+            json.dumps([None if name is None else self._id(name) for name in by_labels]),
+            json.dumps([self._id(name) for name in by_series]),
+        )
+
+
+def _grouped(store: Store, selection: Selection, groups: _Groups) -> tuple[str, list[str]]:
+    """Return SQL giving (g, file, win, start_ms, end_ms, value) and its parameters."""
+    selects, parameters = [], []
+    for segment, tables, number, where in places(store, selection):
+        by_labels, by_series = groups.maps(tables)
+        parameters += [by_labels, by_series]
+        label_map = f"(SELECT ${len(parameters) - 1}::JSON::INTEGER[])"
+        series_map = f"(SELECT ${len(parameters)}::JSON::INTEGER[])"
+        selects.append(
+            f"SELECT coalesce({label_map}[labels + 1], {series_map}[series + 1]) AS g, "
+            f"'{segment.alias}' AS file, win, start_ms, end_ms, value "
+            f"FROM {segment.alias}.totals WHERE type = {number} AND {where}"
+        )
+    return " UNION ALL ".join(selects), parameters
+
+
+def table(store: Store, selection: Selection, key: str = route_key) -> dict[str, Any]:
+    """Return one row for each value of a label: the per-route table, or any other.
+
+    ``p95`` is that of value per second over the windows in which the group has a value at all;
+    ``per_request`` is there where the probe counts requests.
+    """
+    covered_s = covered_ms(store, selection) / 1000
+    kind = find_type(store, selection)
+    instant = bool(kind and kind.instant)
+    groups = _Groups(key)
+    source, parameters = _grouped(store, selection, groups)
+    answer: dict[str, Any] = {
+        "by": key,
+        "unit": kind.unit if kind else "",
+        "instant": instant,
+        "covered_s": covered_s,
+        "total": 0,
+        "rows": [],
+    }
+    if not source:
+        return answer
+    value = (
+        "sum(value)"
+        if not instant
+        else (
+            f"round(sum(value * greatest(end_ms - start_ms, 1)) / {max(1, round(covered_s * 1000))})"
+        )
+    )
+    rate = "sum(value)" if instant else "sum(value) * 1000.0 / greatest(max(end_ms - start_ms), 1)"
+    weighed = "sum(value * greatest(end_ms - start_ms, 1))" if instant else "sum(value)"
+    found = (
+        store.connection.cursor()
+        .execute(
+            f"WITH source AS ({source}), windows AS (SELECT g, {value} AS value, {rate} AS rate, "
+            f"{weighed} AS weighed FROM source GROUP BY g, file, win) "
+            f"SELECT g, sum(value)::BIGINT, count(*) FILTER (value > 0), "
+            f"quantile_cont(rate, 0.95) FILTER (value > 0), max(rate), sum(weighed)::DOUBLE "
+            "FROM windows GROUP BY g ORDER BY 2 DESC, g",
+            parameters,
+        )
+        .fetchall()
+    )
+    requests = _requests(store, selection) if key == route_key else {}
+    rows = []
+    for group, total, windows, p95, peak, weight in found:
+        if instant:
+            total = round(weight / max(1.0, covered_s * 1000))
+        name = groups.names[group] if group is not None else ""
+        if not total and not requests.get(name):
+            continue
+        served = requests.get(name, 0)
+        rows.append(
+            {
+                "value": name,
+                "total": total,
+                "per_second": total if instant else (total / covered_s if covered_s else None),
+                "windows": windows,
+                "p95": p95,
+                "max": peak,
+                "requests": served or None,
+                "per_request": total / served if served and not instant else None,
+            }
+        )
+    rows.sort(key=lambda row: (-row["total"], row["value"]))
+    grand = sum(row["total"] for row in rows)
+    for row in rows:
+        row["share"] = row["total"] / grand if grand else 0
+    answer["total"] = grand
+    answer["distinct"] = len(rows)
+    answer["rows"] = rows[: limits.MAX_ROWS_IN_ANSWER]
+    return answer
+
+
+def _requests(store: Store, selection: Selection) -> dict[str, int]:
+    """Return requests by route. Only filters on the process and the route can be applied to them."""
+    counts: dict[str, int] = defaultdict(int)
+    for segment, tables, _, _ in places(store, selection):
+        tag_keys = {key for _, tags in tables.series for key, _ in tags}
+        if any(f.key != route_key and f.key not in tag_keys for f in selection.filters):
+            return {}
+        about_process = tuple(f for f in selection.filters if f.key != route_key)
+        narrowed = Selection(selection.type, selection.from_s, selection.to_s, selection.service)
+        where = condition(tables, narrowed)
+        if where is None:
+            continue
+        rows = (
+            store.connection.cursor()
+            .execute(
+                f"SELECT series, route, sum(requests) FROM {segment.alias}.endpoints "
+                f"WHERE {where} GROUP BY series, route"
+            )
+            .fetchall()
+        )
+        for number, route, count in rows:
+            tags = dict(tables.series[number][1])
+            if all(f.passes(tags.get(f.key, "")) for f in about_process):
+                counts[route] += int(count)
+    return counts
+
+
+def series(store: Store, selection: Selection, step_s: float, key: str = "") -> dict[str, Any]:
+    """Return value per second (for a state: the value) in buckets of ``step_s``.
+
+    A window is spread over the buckets it covers. With a key, one line for each of its largest
+    values and one, named ``null``, for the others.
+    """
+    step_ms = max(1, round(step_s * 1000))
+    kind = find_type(store, selection)
+    instant = bool(kind and kind.instant)
+    groups = _Groups(key or "\0")
+    source, parameters = _grouped(store, selection, groups)
+    first, last = int(selection.from_s * 1000) // step_ms, int(selection.to_s * 1000) // step_ms
+    answer: dict[str, Any] = {
+        "unit": kind.unit if kind else "",
+        "instant": instant,
+        "start_ms": first * step_ms,
+        "step_ms": step_ms,
+        "buckets": last - first + 1,
+        "lines": [],
+    }
+    if not source:
+        return answer
+    overlap = f"(least(end_ms, (b + 1) * {step_ms}) - greatest(start_ms, b * {step_ms}))"
+    scale = f"{step_ms}.0" if instant else f"greatest(end_ms - start_ms, 1) * {step_ms / 1000}"
+    rows = (
+        store.connection.cursor()
+        .execute(
+            f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM (SELECT g, start_ms, "
+            f"end_ms, sum(value)::DOUBLE AS value, unnest(range(start_ms // {step_ms}, "
+            f"greatest(end_ms - 1, start_ms) // {step_ms} + 1)) AS b FROM ({source}) "
+            "GROUP BY g, file, win, start_ms, end_ms) GROUP BY g, b",
+            parameters,
+        )
+        .fetchall()
+    )
+    answer["lines"] = list(_lines(rows, groups, first, last - first + 1))
+    return answer
+
+
+def _lines(
+    rows: list[tuple[Any, ...]], groups: _Groups, first: int, buckets: int
+) -> Iterator[dict[str, Any]]:
+    sums: dict[int, float] = defaultdict(float)
+    for group, _, value in rows:
+        sums[group] += value
+    order = sorted(sums, key=lambda group: (-sums[group], group))
+    shown = {group: number for number, group in enumerate(order[:_STACKED])}
+    lines = [[0.0] * buckets for _ in range(min(len(order), _STACKED + 1))]
+    for group, bucket, value in rows:
+        if 0 <= bucket - first < buckets:
+            lines[shown.get(group, _STACKED)][bucket - first] += value
+    for number, values in enumerate(lines):
+        name = groups.names[order[number]] if number < _STACKED else None
+        yield {"value": name, "values": [round(value, 3) for value in values]}

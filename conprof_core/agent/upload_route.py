@@ -1,0 +1,79 @@
+"""``POST /profiling/v1/input``: a bounded body, parsed off the event loop, answered when durable."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from conprof_core.agent import limits
+from conprof_core.agent.errors import AgentError, RefusedUpload, StoreUnavailable
+from conprof_core.agent.intake import Upload, parse
+from conprof_core.agent.store import Store
+from conprof_core.agent.writer import Writer
+
+__all__ = ["Intake"]
+
+# Parsing holds the GIL: more threads than this only wait for each other.
+_PARSERS = 2
+
+
+class Intake:
+    """Counts what it takes and refuses; one for each agent."""
+
+    def __init__(self, store: Store, writer: Writer) -> None:
+        self._store = store
+        self._writer = writer
+        self._in_flight = 0
+        self._limiter: CapacityLimiter | None = None
+        self.accepted = 0
+        self.refused = 0
+        self.last_refusal = ""
+
+    async def __call__(self, request: Request) -> Response:
+        try:
+            await self._take(request)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except AgentError as error:
+            self.refused += 1
+            self.last_refusal = str(error)
+            headers = {"Retry-After": "5"} if error.status == 503 else None
+            return JSONResponse({"error": str(error)}, error.status, headers)
+        self.accepted += 1
+        return JSONResponse({})
+
+    async def _take(self, request: Request) -> None:
+        declared = request.headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.MAX_BODY:
+            raise RefusedUpload(f"larger than {limits.MAX_BODY >> 20} MiB", 413)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(limits.BODY_TIMEOUT_S):
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > limits.MAX_BODY:
+                        raise RefusedUpload(f"larger than {limits.MAX_BODY >> 20} MiB", 413)
+                    if self._in_flight + len(chunk) > limits.MAX_BYTES_IN_FLIGHT:
+                        raise StoreUnavailable("too many uploads at once; try again")
+                    body += chunk
+                    self._in_flight += len(chunk)
+            if self._limiter is None:
+                self._limiter = CapacityLimiter(_PARSERS)
+            content_type = request.headers.get("content-type", "")
+            upload = await to_thread.run_sync(
+                self._parse, content_type, bytes(body), limiter=self._limiter
+            )
+            await asyncio.wrap_future(self._writer.submit(upload))
+        except TimeoutError:
+            raise RefusedUpload("the body took too long", 408) from None
+        finally:
+            self._in_flight -= len(body)
+
+    def _parse(self, content_type: str, body: bytes) -> Upload:
+        now = time.time()
+        upload = parse(content_type, body, now)
+        self._store.check(upload, now)
+        return upload
