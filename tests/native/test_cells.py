@@ -1,0 +1,155 @@
+"""Label cells as the handler reads them: through the context's tree, at the right moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import time
+from typing import Any
+
+import pytest
+
+pytest.importorskip("conprof_core._native", reason="the C extension is not part of this install")
+
+from conprof_core import _native
+from conprof_core.testing import Captured, capture
+
+pytestmark = pytest.mark.native_core
+
+
+@pytest.fixture(autouse=True)
+def needs_native_engine() -> None:
+    if os.environ.get("CONPROF_ENGINE") == "portable":
+        pytest.skip("the portable engine was demanded")
+
+
+def burn(cpu_s: float) -> None:
+    until = time.thread_time() + cpu_s
+    while time.thread_time() < until:
+        sum(range(500))
+
+
+def by_labels(captured: Captured, function: str = "burn") -> dict[tuple[Any, ...], float]:
+    found: dict[tuple[Any, ...], float] = {}
+    for row in captured.rows:
+        if any(frame[0] == function for frame in row.frames):
+            found[row.labels] = found.get(row.labels, 0) + row.cpu_ns / 1e9
+    return found
+
+
+@pytest.mark.parametrize("others", [0, 1, 15, 16, 120, 1000])
+def test_found_among_other_variables(others: int) -> None:
+    """The tree has bitmap nodes when small, array nodes when large."""
+    cell = _native.LabelCell(_native.intern_labels({"k": "v"}))
+
+    def work() -> None:
+        for i in range(others):
+            contextvars.ContextVar(f"other_{i}").set(i)
+        burn(0.03)
+        token = _native.context_var.set(cell)
+        burn(0.1)
+        _native.context_var.reset(token)
+        burn(0.03)
+
+    with capture(cpu_profile_rate=1000) as captured:
+        contextvars.Context().run(work)
+    found = by_labels(captured)
+    assert set(found) == {(), (("k", "v"),)}
+    assert abs(found[("k", "v"),] - 0.1) < 0.012
+
+
+def test_bound_late_holds_for_earlier_samples() -> None:
+    base, final = _native.intern_labels({"m": "GET"}), _native.intern_labels({"r": "/x"})
+    cell = _native.LabelCell(base, provisional=True)
+    token = _native.context_var.set(cell)
+    child = _native.LabelCell(_native.intern_labels({"job": "j"}), parent=cell)
+    with capture(cpu_profile_rate=1000) as captured:
+        burn(0.1)
+        inner = _native.context_var.set(child)
+        burn(0.1)
+        _native.context_var.reset(inner)
+        assert child.provisional
+        cell.bind(final)
+        burn(0.1)
+    _native.context_var.reset(token)
+    assert not cell.provisional and not child.provisional
+    found = by_labels(captured)
+    assert abs(found[("r", "/x"),] - 0.2) < 0.015, found
+    assert abs(found[("job", "j"), ("r", "/x")] - 0.1) < 0.012, found
+
+
+def test_never_bound_keeps_its_base() -> None:
+    cell = _native.LabelCell(_native.intern_labels({"m": "GET"}), provisional=True)
+    token = _native.context_var.set(cell)
+    with capture(cpu_profile_rate=1000) as captured:
+        burn(0.1)
+    _native.context_var.reset(token)
+    assert by_labels(captured).keys() == {(("m", "GET"),)}
+
+
+def test_sets_are_interned_sorted_and_the_later_pair_wins() -> None:
+    first = _native.intern_labels([("b", "1"), ("a", "ü名"), ("b", "2")])
+    assert first.items() == (("a", "ü名"), ("b", "2"))
+    assert _native.intern_labels({}).items() == ()
+    with pytest.raises(TypeError):
+        _native.intern_labels([("a", 1)])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="at most 64"):
+        _native.intern_labels({f"k{i}": "" for i in range(65)})
+    with pytest.raises(UnicodeEncodeError):
+        _native.intern_labels({"a": "\ud800"})
+
+
+def test_too_many_distinct_sets_share_one_that_says_so() -> None:
+    alive = [_native.intern_labels({"n": str(i)}) for i in range(5000)]
+    over = alive[-1]
+    assert over.items() == (("n", "4999"),), "the object keeps what was asked for"
+    cell = _native.LabelCell(over)
+    token = _native.context_var.set(cell)
+    with capture(cpu_profile_rate=1000) as captured:
+        burn(0.1)
+    _native.context_var.reset(token)
+    assert by_labels(captured).keys() == {(("conprof.overflow", "labels"),)}
+    assert _native.stats()["label_sets_refused"] > 0
+    del alive, over, cell, token
+    # What died makes room again, once the drain has swept.
+    with capture(cpu_profile_rate=1000):
+        burn(0.25)
+    assert _native.stats()["label_sets"] < 100
+    assert _native.intern_labels({"fresh": "1"}).items() == (("fresh", "1"),)
+
+
+def test_interleaved_tasks_keep_their_labels() -> None:
+    async def request(name: str, cpu_s: float) -> None:
+        token = _native.context_var.set(
+            cell := _native.LabelCell(_native.intern_labels({"m": "GET"}), provisional=True)
+        )
+        await asyncio.sleep(0)
+        cell.bind(_native.intern_labels({"route": name}))
+
+        async def child() -> None:
+            for _ in range(10):
+                (work_a if name == "a" else work_b)(cpu_s / 20)
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(child())
+        await asyncio.to_thread(work_a if name == "a" else work_b, cpu_s / 2)
+        await task
+        _native.context_var.reset(token)
+
+    def work_a(cpu_s: float) -> None:
+        burn(cpu_s)
+
+    def work_b(cpu_s: float) -> None:
+        burn(cpu_s)
+
+    async def main() -> None:
+        for _ in range(3):
+            await asyncio.gather(request("a", 0.1), request("b", 0.05), request("a", 0.1))
+
+    with capture(cpu_profile_rate=1000) as captured:
+        asyncio.run(main())
+    for name, work in (("a", work_a), ("b", work_b)):
+        found = by_labels(captured, work.__qualname__)
+        right = found.get((("route", name),), 0)
+        assert right / sum(found.values()) >= 0.99, found
