@@ -73,7 +73,8 @@ def test_bound_late_holds_for_earlier_samples() -> None:
         cell.bind(final)
         burn(0.1)
     _native.context_var.reset(token)
-    assert not cell.provisional and not child.provisional
+    assert not cell.provisional
+    assert not child.provisional
     found = by_labels(captured)
     assert abs(found[("r", "/x"),] - 0.2) < 0.015, found
     assert abs(found[("job", "j"), ("r", "/x")] - 0.1) < 0.012, found
