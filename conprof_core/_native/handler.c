@@ -23,7 +23,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "code_registry.h"
@@ -40,15 +39,6 @@ static inline void
 count(_Atomic uint64_t *counter, uint64_t by)
 {
     atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
-}
-
-/* SIGNAL-SAFE. */
-static uint64_t
-wall_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 /* SIGNAL-SAFE. Wakes the drain once until it has drained. */
@@ -233,11 +223,10 @@ sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_
     return emit_one(&draft, conprof_frame_word(CONPROF_UID_UNWALKABLE, 0));
 }
 
-/* SIGNAL-SAFE. Samples or discards the CPU time since the last sample. */
+/* SIGNAL-SAFE. Samples or discards the CPU time from the last sample to `now`. */
 static void
-take(struct conprof_thread *thread, uint32_t events, uintptr_t stack_low)
+take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t stack_low)
 {
-    uint64_t now = conprof_cpu_own_ns();
     uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
     if (now <= last) {
         return;
@@ -269,12 +258,12 @@ on_timer(int Py_UNUSED(number), siginfo_t *info, void *Py_UNUSED(context))
             count(&conprof_sampler.counters.foreign, 1);
         }
         else {
-            uint64_t began = wall_ns();
+            uint64_t began = conprof_cpu_own_ns();
             count(&conprof_sampler.counters.signals, 1);
             count(&conprof_sampler.counters.overruns, (uint64_t)info->si_overrun);
-            take(thread, 1, (uintptr_t)__builtin_frame_address(0));
+            take(thread, began, 1, (uintptr_t)__builtin_frame_address(0));
             conprof_threads_jitter(thread);
-            count(&conprof_sampler.counters.handler_ns, wall_ns() - began);
+            count(&conprof_sampler.counters.handler_ns, conprof_cpu_own_ns() - began);
         }
     }
     atomic_fetch_sub(&conprof_sampler.in_handler, 1);
@@ -284,7 +273,7 @@ on_timer(int Py_UNUSED(number), siginfo_t *info, void *Py_UNUSED(context))
 void
 conprof_sampler_take_residue(struct conprof_thread *thread)
 {
-    take(thread, 0, (uintptr_t)__builtin_frame_address(0));
+    take(thread, conprof_cpu_own_ns(), 0, (uintptr_t)__builtin_frame_address(0));
 }
 
 void

@@ -47,7 +47,7 @@ struct conprof_counters {
     _Atomic uint64_t foreign;        /* signals that no timer of ours sent */
     _Atomic uint64_t subinterpreter; /* samples in other interpreters */
     _Atomic uint64_t native;         /* samples of threads without Python state */
-    _Atomic uint64_t handler_ns;     /* wall time inside the handler, preemption included */
+    _Atomic uint64_t handler_ns;     /* CPU time inside the handler */
     _Atomic uint64_t accounted_ns;   /* CPU time emitted or discarded */
 };
 
