@@ -173,8 +173,8 @@ remove_from_table(const struct conprof_label_record *record)
 void
 conprof_labels_release(struct conprof_label_record *record)
 {
-    if (--record->refs == 0 && !record->is_permanent) {
-        remove_from_table(record);
+    if (--record->refs == 0 && !record->is_permanent && !record->is_in_limbo) {
+        record->is_in_limbo = true;
         record->next_in_limbo = limbo;
         limbo = record;
     }
@@ -187,13 +187,12 @@ conprof_labels_sweep(void)
     limbo = NULL;
     while (record != NULL) {
         struct conprof_label_record *next = record->next_in_limbo;
+        record->is_in_limbo = false;
+        /* Otherwise a sample in the ring, or the same labels again, revived it. */
         if (record->refs == 0) {
+            remove_from_table(record);
             free(record);
             alive--;
-        }
-        else {
-            /* A sample in the ring brought it back: it dies with its last entry. */
-            record->next_in_limbo = NULL;
         }
         record = next;
     }

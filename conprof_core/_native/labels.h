@@ -9,7 +9,8 @@
  * is changed under the session lock. A handler may copy the pointer of a record
  * into the ring while a live cell names it; therefore a record whose count
  * falls to zero goes to limbo and is freed only when, after that, no handler
- * was active and the ring was empty (conprof_labels_sweep).
+ * was active and the ring was empty (conprof_labels_sweep). Until then it can be
+ * revived, by a sample in the ring or by the same labels interned again.
  */
 #ifndef CONPROF_LABELS_H
 #define CONPROF_LABELS_H
@@ -37,8 +38,9 @@ struct conprof_label_record {
     uint32_t count;
     uint64_t hash;
     struct conprof_label_record *next_in_limbo; /* owner: holder of the session lock */
-    bool is_permanent;
-    struct conprof_label labels[]; /* sorted by key; strings follow */
+    bool is_permanent;                          /* immutable */
+    bool is_in_limbo;                           /* owner: holder of the session lock */
+    struct conprof_label labels[];              /* sorted by key; strings follow */
 };
 
 typedef struct {

@@ -154,3 +154,19 @@ def test_interleaved_tasks_keep_their_labels() -> None:
         found = by_labels(captured, work.__qualname__)
         right = found.get((("route", name),), 0)
         assert right / sum(found.values()) >= 0.99, found
+
+
+def test_a_set_that_dies_and_comes_back_is_one_row() -> None:
+    def request() -> None:
+        token = _native.context_var.set(
+            _native.LabelCell(_native.intern_labels({"tenant": "acme"}))
+        )
+        burn(0.003)
+        _native.context_var.reset(token)
+
+    with capture(cpu_profile_rate=1000) as captured:
+        for _ in range(100):
+            request()
+    keys = [(row.frames, row.labels, row.thread_name) for row in captured.rows]
+    assert len(keys) == len(set(keys))
+    assert by_labels(captured)[("tenant", "acme"),] > 0.25
