@@ -3,8 +3,8 @@
     python benchmarks/workloads.py NAME SECONDS DIRECTORY
 
 profiles itself into the directory and prints one JSON line: ``cpu_s`` (``process_time`` from start
-to stop), ``parts`` (function → CPU seconds, by ``thread_time`` around it), ``routes`` (function → the
-label that all of its samples must carry) and what proves the premise.
+to stop), ``parts`` (function → CPU seconds, by ``thread_time`` around it), ``routes`` (function →
+the label that all of its samples must carry) and what proves the premise.
 """
 
 from __future__ import annotations
