@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from support.fake_agent import FakeAgent
+
+# For example_apps; at the end, so that the installed packages are what is tested.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 LEFTOVER_WAIT_S = 5.0
 
