@@ -73,6 +73,26 @@ def _clean_key(key: object) -> str:
     return text if _KEY.match(text) else f"_{text}"
 
 
+_sets: dict[tuple[tuple[str, str], ...], LabelSet] = {}
+"""Sets in use lately: labels of a loop or a route are made once and not for each entry."""
+
+
+def _known_set(cleaned: Mapping[str, str]) -> LabelSet:
+    key = tuple(cleaned.items())
+    found = _sets.get(key)
+    if found is None:
+        if len(_sets) >= _MAX_CACHED:
+            _sets.clear()
+        found = _sets[key] = intern_labels(key)
+    return found
+
+
+def _set_of(given: Mapping[str, str]) -> LabelSet:
+    """Return the set for labels of an adapter, which are strings but may need cleaning."""
+    found = _sets.get(tuple(given.items()))
+    return _known_set(clean_labels(given)) if found is None else found
+
+
 _nested: dict[int, list[tuple[LabelCell, LabelSet]]] = {}
 """Id of a provisional cell → the cells entered below it, each with the labels it adds.
 
@@ -82,7 +102,7 @@ it showed when it was entered.
 
 
 def _merge(outer: LabelSet, own: LabelSet) -> LabelSet:
-    return intern_labels(dict((*outer.items(), *own.items())[-MAX_LABELS:]))
+    return _known_set(dict((*outer.items(), *own.items())[-MAX_LABELS:]))
 
 
 def _compose(own: LabelSet, outer: LabelCell | None) -> LabelCell:
@@ -133,7 +153,7 @@ class labels:  # noqa: N801 - reads as a verb at the call site, like contextlib.
 
     def __init__(self, given: Mapping[str, object] | None = None, /, **more: object) -> None:
         merged: dict[str, object] = {**given, **more} if given else more
-        self._own = intern_labels(clean_labels(merged))
+        self._own = _known_set(clean_labels(merged))
         # Keyed by the entered cell and not a stack of tokens: entries of several threads or tasks
         # interleave, and a token may only be used in the context that made it.
         self._outer: dict[int, LabelCell | None] = {}
@@ -254,19 +274,6 @@ def set_sampling(value: bool) -> None:
     is_sampling = value
 
 
-_sets: dict[tuple[tuple[str, str], ...], LabelSet] = {}
-
-
-def _cached_set(given: Mapping[str, str]) -> LabelSet:
-    key = tuple(given.items())
-    found = _sets.get(key)
-    if found is None:
-        if len(_sets) >= _MAX_CACHED:
-            _sets.clear()
-        found = _sets[key] = intern_labels(clean_labels(given))
-    return found
-
-
 class RequestScope:
     """The labels of one request, entered before routing and bound when the route is known.
 
@@ -295,7 +302,7 @@ class RequestScope:
         if not is_sampling:
             return self
         outer = self._outer = context_var.get()
-        own = _cached_set(self._base)
+        own = _set_of(self._base)
         shown = own if outer is None else _merge(outer.labels, own)
         self._cell = cell = LabelCell(shown, provisional=True)
         self._follow(own)
@@ -315,7 +322,7 @@ class RequestScope:
                 _in_flight.pop(cell.id, None)
 
     def _bind_to(self, cell: LabelCell, bound: Mapping[str, str]) -> None:
-        own = _cached_set({**self._base, **bound} if self._base else bound)
+        own = _set_of({**self._base, **bound} if self._base else bound)
         outer = self._outer
         _bind(cell, own if outer is None else _merge(outer.labels, own))
         self._follow(own)

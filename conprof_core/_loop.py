@@ -157,9 +157,10 @@ class Loop:
         Returns after ``timeout_s`` at the latest, even if a destination hangs.
         """
         deadline = time.monotonic() + timeout_s
+        collected = False
         with _log.guard("flush"):
-            self.collect(timeout_s)
-        return self.send(deadline - time.monotonic())
+            collected = self.collect(timeout_s)
+        return self.send(deadline - time.monotonic()) and collected
 
     def send(self, timeout_s: float) -> bool:
         """Send what waits within ``timeout_s``, on a helper thread where one can be had."""

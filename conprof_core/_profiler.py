@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -169,6 +171,7 @@ class _Session:
         self.engine.start(settings, self.loop.tick)
 
     def _on_terminate(self) -> None:
+        _get_ahead_of_daemon_threads()
         self.loop.terminate(min(EXIT_FLUSH_S, self.owner.config.upload_timeout))
 
     def end(self, timeout_s: float) -> None:
@@ -217,6 +220,8 @@ class _State:
             if config.disabled:
                 _log.log(_log.INFO, "profiler", "CONPROF_DISABLED is set: not profiling")
                 return
+            if getattr(threading, "_SHUTTING_DOWN", False):
+                return  # in an atexit handler: no thread can be had any more, and little is left
             self._begin(
                 owner,
                 stop_on_exit=stop_on_exit,
@@ -330,6 +335,7 @@ class _State:
             if session is None:
                 return
             if session.stop_on_exit:
+                _get_ahead_of_daemon_threads()
                 self.stop(min(EXIT_FLUSH_S, session.owner.config.upload_timeout))
             else:
                 session.engine.stop()
@@ -375,6 +381,15 @@ class _State:
             session.begin()
             self.session = session
             _labels.set_sampling(True)
+
+
+def _get_ahead_of_daemon_threads() -> None:
+    """Have busy threads hand over the GIL at once, in a process that is about to end anyway.
+
+    Every file and socket operation of the last upload gives the GIL away; with the usual 5 ms, and
+    a few threads that compute, the import of ``requests`` alone would take longer than is left.
+    """
+    sys.setswitchinterval(1e-5)
 
 
 _state = _State()

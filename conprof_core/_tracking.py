@@ -61,9 +61,10 @@ def note(cell: LabelCell | None) -> None:
     cells = thread_cells
     if cells is None:
         return
-    if "gevent" in sys.modules:
-        return  # greenlets of one thread take turns unseen: no label is better than a wrong one
     ident = thread_ident()
+    if _is_patched_by_gevent() or _has_gevent_hub():
+        cells[ident] = None
+        return
     asyncio = sys.modules.get("asyncio")
     loop = None if asyncio is None else asyncio._get_running_loop()
     if loop is None:
@@ -81,7 +82,7 @@ def note(cell: LabelCell | None) -> None:
 def current(ident: int) -> LabelCell | None:
     """Return the cell of a thread, as well as it can be known from outside."""
     cells = thread_cells
-    if cells is None or "gevent" in sys.modules:
+    if cells is None or _is_patched_by_gevent():
         return None
     loop = thread_loops.get(ident)
     if loop is None:
@@ -104,6 +105,20 @@ def _cell_of_task(loop: AbstractEventLoop) -> LabelCell | None:
         return None
     cell: LabelCell | None = get_context().get(_variable)
     return cell
+
+
+# Greenlets of one thread take turns unseen: no label is better than a wrong one.
+
+
+def _is_patched_by_gevent() -> bool:
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def _has_gevent_hub() -> bool:
+    """Whether the calling thread runs an event loop of gevent."""
+    local = sys.modules.get("gevent._hub_local")
+    return local is not None and local.get_hub_if_exists() is not None
 
 
 def _gil_enabled() -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from conprof_core import _log, _threads, _tracking
 from conprof_core._engine import EngineSettings, EngineUnavailable, EngineWindow
-from conprof_core._engine._clocks import Clocks, best_clocks
+from conprof_core._engine._clocks import Clocks, SharedClock, best_clocks
 from conprof_core._engine._table import Table
 from conprof_core._labels import context_var
 from conprof_core._threads import Thread, Wake, new_rlock
@@ -39,6 +39,8 @@ class PortableEngine:
         if not hasattr(sys, "_current_frames"):
             raise EngineUnavailable("this Python has no sys._current_frames")
         self._looks = 0
+        self._forking = False
+        self._stale_threads = False
         self._reset()
 
     def _reset(self) -> None:
@@ -62,7 +64,7 @@ class PortableEngine:
         self._paused = False
         _tracking.start(context_var)
         self._table = Table(settings.max_stacks)
-        self._clocks = best_clocks()
+        self._clocks = SharedClock() if self._stale_threads else best_clocks()
         self._next_tick = time.monotonic() + settings.period_s
         try:
             self._start_threads()
@@ -197,6 +199,7 @@ class PortableEngine:
 
     def prefork(self) -> None:
         """End both threads; an upload under way is not waited for."""
+        self._forking = True
         self._forked_running = self._running
         if not self._running:
             return
@@ -207,11 +210,16 @@ class PortableEngine:
 
     def postfork_parent(self) -> None:
         """Start the threads again; clocks and table are as they were."""
+        self._forking = False
         if self._forked_running:
             self._start_threads()
 
     def postfork_child(self) -> None:
         """Become stopped and empty: locks may be held by threads that are not here."""
+        # Without the other hooks, the interpreter too believes that the parent's threads are here,
+        # and their clocks must not be asked for.
+        self._stale_threads = not self._forking
+        self._forking = False
         _threads.forget_after_fork()
         _tracking.forget_other_threads()
         self._looks = 0

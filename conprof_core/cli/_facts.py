@@ -11,16 +11,22 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from conprof_core import exporters
 from conprof_core._config import OPTIONS, Config, Loaded
 from conprof_core._engine import choose
 from conprof_core._engine._clocks import best_clocks
+from conprof_core._profiler import Profiler
 from conprof_core._version import __version__
 from conprof_core.errors import ConprofError
 from conprof_core.exporters.file import directory_of
+from conprof_core.exporters.naming import Naming
+from conprof_core.testing import MemoryExporter
 
 __all__ = ["collect"]
 
 _CONNECT_S = 3.0
+_BURN_S = 0.3
+_CLOCK_MONOTONIC_COARSE = 6  # linux/time.h; the time module does not name it
 
 
 def collect(loaded: Loaded, *, send: bool) -> dict[str, Any]:
@@ -54,11 +60,9 @@ def _python() -> dict[str, Any]:
 
 def _kernel(config: Config, problems: list[str]) -> dict[str, Any]:
     facts: dict[str, Any] = {"release": platform.release()}
-    coarse = getattr(time, "CLOCK_MONOTONIC_COARSE", None)
-    if coarse is None:
+    hz = _timer_hz()
+    if hz is None:
         return facts
-    # The coarse clock advances once a tick, so its resolution tells CONFIG_HZ without a file.
-    hz = round(1.0 / time.clock_getres(coarse))
     facts["timer_hz"] = hz
     if config.cpu_profile_rate > hz:
         problems.append(
@@ -66,6 +70,13 @@ def _kernel(config: Config, problems: list[str]) -> dict[str, Any]:
             f"{hz} times a second (CONFIG_HZ): sums of CPU time stay right, samples come at {hz} Hz"
         )
     return facts
+
+
+def _timer_hz() -> int | None:
+    """Return CONFIG_HZ: the coarse clock advances once a tick, so its resolution tells."""
+    if sys.platform != "linux":
+        return None
+    return round(1.0 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
 
 def _engine(config: Config, problems: list[str]) -> dict[str, Any]:
@@ -177,30 +188,42 @@ def _writable(directory: str) -> str:
     return ""
 
 
-def _send(config: Config, problems: list[str]) -> dict[str, Any]:
-    """Profile this process for a moment and send the result as an application would."""
-    from conprof_core import _profiler
+def _send(config: Config, problems: list[str]) -> list[dict[str, Any]]:
+    """Profile this process for a moment and send the result to each destination, once."""
+    results = []
+    for url in _urls(config):
+        exporter = exporters.create(
+            exporters.Destination(
+                url,
+                config.cpu_profile_rate,
+                config.agent_socket,
+                config.server_id,
+                config.server_token,
+            )
+        )
+        result: dict[str, Any] = {"target": exporter.name, "delivered": False, "detail": ""}
+        try:
+            profile = _profile(config, exporter.naming)
+            outcome = exporter.export(profile, config.upload_timeout)
+            exporter.shutdown()
+            result["delivered"] = outcome.verdict is exporters.Verdict.DELIVERED
+            result["detail"] = outcome.detail or f"a profile of {profile.samples} samples"
+        except ConprofError as error:
+            result["detail"] = str(error)
+        if not result["delivered"]:
+            problems.append(f"{exporter.name} did not take a profile: {result['detail']}")
+        results.append(result)
+    return results
 
+
+def _profile(config: Config, names: Naming) -> exporters.EncodedProfile:
+    memory = MemoryExporter(names)
     options = {option.name: getattr(config, option.name) for option in OPTIONS}
     options.update(disabled=False, application_name=config.application_name or "conprof-doctor")
-    profiler = _profiler.Profiler(**options)
-    try:
-        profiler.start()
-    except ConprofError as error:
-        problems.append(str(error))
-        return {"delivered": False, "error": str(error)}
-    until = time.thread_time() + 0.3
+    profiler = Profiler(**options, exporters=(memory,))
+    profiler.start()
+    until = time.thread_time() + _BURN_S
     while time.thread_time() < until:
         sum(range(1_000))
-    delivered = profiler.flush()
-    stats = profiler.stats()
     profiler.stop()
-    if not delivered:
-        problems.append(f"a profile could not be delivered: {stats['last_error']}")
-    elif stats["refused"]:
-        problems.append(f"a profile was refused: {stats['last_error']}")
-    return {
-        "delivered": bool(delivered and not stats["refused"]),
-        "samples": stats["samples"],
-        "error": stats["last_error"],
-    }
+    return memory.profiles[-1]

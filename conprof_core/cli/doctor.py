@@ -69,11 +69,9 @@ class _Page:
             self._line(state[place["reachable"]], place["target"], good=place["reachable"])
             if place["reachable"] is False:
                 self._line("", place["detail"])
-        if "sent" in report:
-            sent = report["sent"]
+        for sent in report.get("sent", ()):
             word = "delivered" if sent["delivered"] else "not delivered"
-            detail = sent["error"] or f"a profile of {sent['samples']} samples"
-            self._line(word, detail, good=sent["delivered"])
+            self._line(word, sent["detail"], good=sent["delivered"])
         self._problems(report["problems"])
 
     def _configuration(self, rows: list[dict[str, Any]]) -> None:

@@ -68,13 +68,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--labels", metavar="K=V,...", help="labels of the process")
     parser.add_argument("--log-level", metavar="N", help="1 errors ... 4 debugging")
     parser.add_argument("--no-children", action="store_true", help="do not profile child processes")
+    parser.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Replace this process by the program; returns only when that is not possible."""
     program = list(args.program)
-    if program[:1] == ["--"]:
+    if args.module:
+        program = ["-m", *args.module, *program]
+    elif program[:1] == ["--"]:
         program = program[1:]
     if not program:
         print("conprof run: name the program to run, see conprof run --help", file=sys.stderr)
