@@ -135,14 +135,11 @@ def _patch_executors() -> None:
 
     def run(self: Any, *args: Any) -> Any:
         cell = getattr(self, _CELL, None)
-        before = context_var.get()
-        if before is cell:
-            return original_run(self, *args)
-        _switch(cell)
-        try:
-            return original_run(self, *args)
-        finally:
-            _switch(before)
+        if context_var.get() is not cell:
+            # Not put back: the next item brings its own, and what a worker uses up to its end, since
+            # its last sample, belongs to its last item. asgiref makes a worker for each request.
+            _switch(cell)
+        return original_run(self, *args)
 
     _copy_face(init, original_init)
     _copy_face(run, original_run)

@@ -46,7 +46,8 @@ class Lock(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-def _original(module: str, name: str) -> Any:
+def original(module: str, name: str) -> Any:
+    """Return what gevent has replaced, or the thing itself."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None:
         return monkey.get_original(module, name)
@@ -55,25 +56,25 @@ def _original(module: str, name: str) -> Any:
 
 def new_lock() -> Lock:
     """Return an unlocked lock that blocks the thread, not the greenlet."""
-    lock: Lock = _original("_thread", "allocate_lock")()
+    lock: Lock = original("_thread", "allocate_lock")()
     return lock
 
 
 def new_rlock() -> Lock:
     """Like ``new_lock``, re-entrant: for what a signal handler may enter a second time."""
-    lock: Lock = _original("_thread", "RLock")()
+    lock: Lock = original("_thread", "RLock")()
     return lock
 
 
 def thread_ident() -> int:
     """Return the ident of the calling thread, also where gevent makes it that of a greenlet."""
-    ident: int = _original("_thread", "get_ident")()
+    ident: int = original("_thread", "get_ident")()
     return ident
 
 
 def sleep(seconds: float) -> None:
     """Block the calling thread."""
-    _original("time", "sleep")(seconds)
+    original("time", "sleep")(seconds)
 
 
 def own_cpu_ns() -> int:
@@ -143,7 +144,7 @@ class Thread:
         """
         self._done.acquire()
         try:
-            _original("_thread", "start_new_thread")(self._run, ())
+            original("_thread", "start_new_thread")(self._run, ())
         except BaseException:
             self._done.release()
             raise

@@ -49,8 +49,9 @@ class ConprofMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if not self._started:
-            self._started = True
+            # Flagged when it is done: a request in another thread waits, or it would go unlabelled.
             conf.start()
+            self._started = True
         if not is_running():
             return self.get_response(request)
         if self._is_async:

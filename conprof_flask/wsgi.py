@@ -36,8 +36,9 @@ class LabelledApp:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not self._started:
-            self._started = True
+            # Flagged when it is done: a request in another thread waits, or it would go unlabelled.
             self._start()
+            self._started = True
         if not is_running():
             return self.app(environ, start_response)
         request = environ[_KEY] = _Request(start_response)

@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -22,6 +22,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
 from conprof_core._limits import MAX_RESPONSE_BYTES
+from conprof_core._threads import original
 
 __all__ = ["Answer", "post"]
 
@@ -45,7 +46,17 @@ def _left(deadline: float) -> float:
     return max(left, _SMALLEST_WAIT_S)
 
 
-class _Socket(socket.socket):
+# gevent's own need a hub, and for names a thread, which cannot be had while the interpreter shuts
+# down; uploads have a thread of the operating system to themselves.
+_getaddrinfo = original("socket", "getaddrinfo")
+
+if TYPE_CHECKING:
+    _OriginalSocket = socket.socket
+else:
+    _OriginalSocket = original("socket", "socket")
+
+
+class _Socket(_OriginalSocket):
     """A socket whose every wait ends at ``deadline``, whatever timeout others set on it."""
 
     deadline = 0.0
@@ -90,7 +101,7 @@ def _connect(family: int, address: Any, deadline: float) -> _Socket:
 
 def _connect_tcp(host: str, port: int, deadline: float) -> _Socket:
     """Try each address of the host in turn; what is left of the time is shared evenly."""
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    found = _getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     error: OSError = ConnectionError(f"{host} has no address")
     for index, (family, _, _, _, address) in enumerate(found):
         share = _left(deadline) / (len(found) - index)
