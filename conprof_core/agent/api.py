@@ -199,7 +199,7 @@ def create_app(store: Store, writer: Writer, token: str | None = None) -> Starle
     intake = Intake(store, writer)
     api = Api(store, writer, intake)
     queries = ("status", "services", "labels", "table", "series", "flamegraph", "top", "diff")
-    routes = [Route(path, intake, methods=["POST", "PUT"]) for path in _INTAKE_PATHS[:1]]
+    routes = [Route(path, intake.handle, methods=["POST", "PUT"]) for path in _INTAKE_PATHS[:1]]
     routes.append(Route("/info", _info))
     for name in (*queries, "profile"):
         routes.append(Route(f"/api/v1/{name}", api.endpoint(getattr(api, name))))

@@ -92,6 +92,7 @@ class Running:
             create_app(self.store, self.writer, options.token),
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             lifespan="off",
             ws="none",
             server_header=False,

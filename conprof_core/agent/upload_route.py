@@ -33,7 +33,7 @@ class Intake:
         self.refused = 0
         self.last_refusal = ""
 
-    async def __call__(self, request: Request) -> Response:
+    async def handle(self, request: Request) -> Response:
         try:
             await self._take(request)
         except ClientDisconnect:

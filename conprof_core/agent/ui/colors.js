@@ -1,0 +1,52 @@
+// Colours of frames: warm for own code, cool and quiet for libraries, grey for the rest. The hue
+// follows the module's name, so a module has the same colour in every view and on every day.
+
+function hash(text) {
+  let value = 2166136261;
+  for (let i = 0; i < text.length; i += 1) value = Math.imul(value ^ text.charCodeAt(i), 16777619);
+  return (value ^ (value >>> 15)) >>> 0;
+}
+
+export const isDark = () => {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+};
+
+/** Fill colours for functions ([name, file, module, kind]), by module or by own against foreign. */
+export function frameColour([, , module, kind], mode, dark) {
+  const n = hash(module);
+  if (mode === "own") {
+    if (kind === "own") return dark ? "hsl(28 62% 52%)" : "hsl(30 88% 68%)";
+    if (kind === "library") return dark ? "hsl(214 14% 36%)" : "hsl(214 22% 86%)";
+    return dark ? "hsl(220 6% 30%)" : "hsl(220 9% 91%)";
+  }
+  const wobble = ((n >>> 8) % 9) - 4;
+  if (kind === "own") {
+    const hue = (348 + (n % 66)) % 360; // rose through orange to amber
+    return dark ? `hsl(${hue} 52% ${51 + wobble}%)` : `hsl(${hue} 82% ${74 + wobble}%)`;
+  }
+  if (kind === "library") {
+    const hue = 165 + (n % 75); // green-blue to blue
+    return dark ? `hsl(${hue} 24% ${39 + wobble}%)` : `hsl(${hue} 34% ${82 + wobble}%)`;
+  }
+  if (kind === "stdlib") {
+    const hue = 250 + (n % 40);
+    return dark ? `hsl(${hue} 13% ${38 + wobble}%)` : `hsl(${hue} 26% ${87 + wobble / 2}%)`;
+  }
+  return dark ? "hsl(220 5% 34%)" : "hsl(220 8% 88%)";
+}
+
+/** Colour of a change from -1 (gone) through 0 to 1 (new): blue for less, red for more. */
+export function changeColour(change, dark) {
+  const strength = Math.min(1, Math.abs(change)) ** 0.6;
+  if (strength < 0.06) return dark ? "hsl(220 6% 34%)" : "hsl(220 9% 89%)";
+  const hue = change > 0 ? 8 : 212;
+  return dark
+    ? `hsl(${hue} ${18 + 46 * strength}% ${34 + 15 * strength}%)`
+    : `hsl(${hue} ${26 + 54 * strength}% ${89 - 21 * strength}%)`;
+}
+
+// Eight quiet categories for the timeline, told apart in lightness as well as in hue.
+const LIGHT = ["#e0884f", "#5b8fb9", "#d9b44a", "#7a9e7e", "#b9779f", "#6f7fb3", "#c9675f", "#8aa6a3"];
+const DARK = ["#d98a57", "#5f96c2", "#c9a64b", "#769d7c", "#b4789d", "#7d8cc2", "#c26a63", "#84a19e"];
+export const category = (n, dark) => (n < 8 ? (dark ? DARK : LIGHT)[n] : dark ? "#5c5f66" : "#c4c6ca");

@@ -1,0 +1,92 @@
+// Numbers for people. Three significant digits; the unit follows the size.
+
+const TIME = [[3600e9, "h"], [60e9, "min"], [1e9, "s"], [1e6, "ms"], [1e3, "µs"], [1, "ns"]];
+const BYTES = [[2 ** 40, "TiB"], [2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"], [1, "B"]];
+const COUNT = [[1e9, "G"], [1e6, "M"], [1e4, "k", 1e3], [1, ""]];
+
+function digits(x) {
+  const size = Math.abs(x);
+  if (size >= 100 || x === 0) return x.toFixed(0);
+  return x.toFixed(size >= 10 ? 1 : 2);
+}
+
+function scale(value, table) {
+  const size = Math.abs(value);
+  for (const [from, unit, by] of table) if (size >= from) return [digits(value / (by ?? from)), unit];
+  const last = table[table.length - 1];
+  return value === 0 ? ["0", ""] : [digits(value / last[0]), last[1]];
+}
+
+/** A value of a profile type: "1.24 s", "3.10 MiB", "12.3 k". */
+export function amount(value, unit) {
+  if (value === null || value === undefined || Number.isNaN(value)) return "–";
+  const table = unit === "nanoseconds" ? TIME : unit === "bytes" ? BYTES : COUNT;
+  const [number, suffix] = scale(value, table);
+  return suffix ? `${number}\u2009${suffix}` : number;
+}
+
+/** A value per second. CPU time per second is shown as cores: what a scheduler sees. */
+export function rate(value, unit, instant = false) {
+  if (value === null || value === undefined) return "–";
+  if (instant) return amount(value, unit);
+  if (unit === "nanoseconds") return `${amount(value, unit)}/s`;
+  return `${amount(value, unit)}/s`;
+}
+
+export function percent(share) {
+  if (!Number.isFinite(share)) return "–";
+  const value = share * 100;
+  if (value !== 0 && Math.abs(value) < 0.1) return value > 0 ? "<0.1\u2009%" : ">−0.1\u2009%";
+  return `${value.toFixed(Math.abs(value) >= 99.95 ? 0 : 1)}\u2009%`;
+}
+
+/** A signed change, with a real minus sign. */
+export function signed(text, value) {
+  return (value > 0 ? "+" : value < 0 ? "−" : "±") + text.replace(/^[-−]/, "");
+}
+
+const two = (n) => String(n).padStart(2, "0");
+
+export function clock(ms, withSeconds = true) {
+  const t = new Date(ms);
+  return `${two(t.getHours())}:${two(t.getMinutes())}${withSeconds ? `:${two(t.getSeconds())}` : ""}`;
+}
+
+export function moment(ms) {
+  const t = new Date(ms);
+  const day = t.toLocaleDateString(undefined, { day: "numeric", month: "short" });
+  return `${day}, ${clock(ms)}`;
+}
+
+export function range(fromMs, toMs) {
+  const sameDay = new Date(fromMs).toDateString() === new Date(toMs).toDateString();
+  return sameDay ? `${moment(fromMs)} – ${clock(toMs)}` : `${moment(fromMs)} – ${moment(toMs)}`;
+}
+
+export function duration(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)}\u2009s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)}\u2009min`;
+  if (seconds < 129600) return `${(seconds / 3600).toFixed(1).replace(/\.0$/, "")}\u2009h`;
+  return `${(seconds / 86400).toFixed(1).replace(/\.0$/, "")}\u2009days`;
+}
+
+/** Names of types as people say them. */
+const TYPES = {
+  cpu: "CPU time", cpu_samples: "CPU samples", wall: "Wall time", wall_samples: "Wall samples",
+  alloc_space: "Allocated memory", alloc_objects: "Allocations", heap_space: "Live heap",
+  heap_objects: "Live objects", lock_wait: "Lock wait", lock_hold: "Lock hold",
+  lock_acquires: "Lock acquisitions", lock_releases: "Lock releases", exceptions: "Exceptions",
+  goroutines: "Goroutines", tasks: "Tasks",
+};
+export const typeName = (name) => TYPES[name] ?? name.replaceAll("_", " ");
+
+const KEYS = { "http.route": "Route", "http.request.method": "Method", thread: "Thread" };
+export const keyName = (key) => KEYS[key] ?? key;
+
+/** The file of a function, shortened from the left to what tells it apart. */
+export function place(file, line) {
+  if (!file) return "";
+  const pieces = file.split("/");
+  const short = pieces.length > 4 ? `…/${pieces.slice(-3).join("/")}` : file;
+  return line ? `${short}:${line}` : short;
+}
