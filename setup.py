@@ -59,4 +59,8 @@ def extension() -> Extension:
 
 
 wanted = can_run() and os.environ.get("CONPROF_NO_NATIVE") != "1"
-setup(ext_modules=[extension()] if wanted else [])
+setup(
+    ext_modules=[extension()] if wanted else [],
+    # Objects in build/ may be of a build with other flags, which setuptools does not notice.
+    options={"build_ext": {"force": True}},
+)
