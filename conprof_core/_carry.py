@@ -22,6 +22,14 @@ from conprof_core._labels import context_var
 
 if TYPE_CHECKING:
     from conprof_core._cells import LabelCell
+    from conprof_core._native import charge
+else:
+    try:
+        from conprof_core._native import charge
+    except ImportError:
+
+        def charge() -> None:
+            """The portable engine has nothing to charge."""
 
 __all__ = ["install", "uninstall"]
 
@@ -135,11 +143,17 @@ def _patch_executors() -> None:
 
     def run(self: Any, *args: Any) -> Any:
         cell = getattr(self, _CELL, None)
-        if context_var.get() is not cell:
-            # Not put back: the next item brings its own, and what a worker uses up to its end, since
-            # its last sample, belongs to its last item. asgiref makes a worker for each request.
-            _switch(cell)
-        return original_run(self, *args)
+        before = context_var.get()
+        if before is cell:
+            return original_run(self, *args)
+        _switch(cell)
+        try:
+            return original_run(self, *args)
+        finally:
+            # asgiref makes a worker for each request: what it has used since its last sample would
+            # go to whatever comes next, and that would be half of a short request.
+            charge()
+            _switch(before)
 
     _copy_face(init, original_init)
     _copy_face(run, original_run)

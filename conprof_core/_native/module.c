@@ -87,6 +87,13 @@ name_thread(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 static PyObject *
+charge(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    conprof_session_charge_own();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 prefork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     conprof_fork_prefork();
@@ -156,6 +163,8 @@ static PyMethodDef functions[] = {
     {"pause", pause_sampling, METH_O, "pause(flag): discard samples while true."},
     {"is_running", is_running, METH_NOARGS, "Whether a session runs in this very process."},
     {"name_thread", name_thread, METH_VARARGS, "name_thread(native_id, name)"},
+    {"charge", charge, METH_NOARGS,
+     "Charge what the calling thread has used since its last sample to where it stands."},
     {"prefork", prefork, METH_NOARGS, "Before a fork."},
     {"postfork_parent", postfork_parent, METH_NOARGS, "In the parent, after a fork."},
     {"postfork_child", postfork_child, METH_NOARGS, "In the child, after a fork."},

@@ -287,6 +287,25 @@ conprof_session_thread_end(void)
 }
 
 void
+conprof_session_charge_own(void)
+{
+    if (!atomic_load(&conprof_sampler.is_active)) {
+        return;
+    }
+    sigset_t ours, old;
+    sigemptyset(&ours);
+    sigaddset(&ours, conprof_sampler.signal_number);
+    pthread_sigmask(SIG_BLOCK, &ours, &old);
+    conprof_lock();
+    struct conprof_thread *thread = conprof_threads_find(own_tid());
+    if (thread != NULL && atomic_load(&conprof_sampler.is_active)) {
+        conprof_sampler_take_residue(thread);
+    }
+    conprof_unlock();
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+void
 conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes)
 {
     conprof_lock();

@@ -37,7 +37,7 @@ def configure() -> None:
     django.setup()
 
 
-def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
+def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
     seen.note()
     return HttpResponse("ok")
 

@@ -1,0 +1,11 @@
+"""For WSGI servers."""
+
+from __future__ import annotations
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_apps.django_shop.settings")
+
+application = get_wsgi_application()
