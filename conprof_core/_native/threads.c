@@ -143,6 +143,8 @@ conprof_threads_find(pid_t tid)
     return NULL;
 }
 
+/* Publishes the slot before the timer runs: the handler that it triggers sees all of
+ * it. On failure the caller takes the slot back. */
 static bool
 start_timer(struct conprof_thread *thread, pid_t tid)
 {
@@ -152,17 +154,20 @@ start_timer(struct conprof_thread *thread, pid_t tid)
     event.sigev_signo = timer_signal;
     event.sigev_value.sival_int = (int)(thread - threads);
     event.sigev_notify_thread_id = tid;
-    if (timer_create(clock_of(tid), &event, &thread->timer) != 0) {
+    timer_t timer;
+    if (timer_create(clock_of(tid), &event, &timer) != 0) {
         return false;
     }
+    atomic_store_explicit(&thread->timer, timer, memory_order_relaxed);
     /* A random phase: threads that live less than a period are sampled in
      * proportion to their CPU time. */
     uint64_t wait_ns = 1 + next_random(&random_state) % timer_period_ns;
     struct itimerspec when = {.it_interval = to_timespec(timer_period_ns),
                               .it_value = to_timespec(wait_ns)};
     thread->due_ns = conprof_cpu_of_ns(tid) + wait_ns;
-    if (timer_settime(thread->timer, 0, &when, NULL) != 0) {
-        timer_delete(thread->timer);
+    atomic_store_explicit(&thread->tid, tid, memory_order_release);
+    if (timer_settime(timer, 0, &when, NULL) != 0) {
+        timer_delete(timer);
         return false;
     }
     return true;
@@ -235,7 +240,6 @@ conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
     thread->failures = 0;
     thread->random_state = next_random(&random_state) | 1;
     atomic_store_explicit(&thread->last_cpu_ns, since_ns, memory_order_relaxed);
-    atomic_store_explicit(&thread->tid, tid, memory_order_release);
     if (!start_timer(thread, tid)) {
         /* Either the thread is gone, or the limit of timers (RLIMIT_SIGPENDING) is
          * reached, which is EAGAIN. */

@@ -31,7 +31,7 @@ struct conprof_label_record;
 
 struct conprof_thread {
     _Atomic pid_t tid;            /* 0: the slot is free */
-    timer_t timer;                /* owner: holder of the session lock */
+    _Atomic(timer_t) timer;       /* written by: holder of the session lock; read by: handler */
     uint32_t name_id;             /* written before `tid` */
     uint64_t target_uid;          /* uid of the code the thread was started for, or 0 */
     uintptr_t stack_high;         /* end of the C stack where known, else 0 */
