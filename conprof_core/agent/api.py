@@ -21,7 +21,7 @@ from starlette.routing import Route
 from conprof_core._version import __version__
 from conprof_core.agent import export, limits, query
 from conprof_core.agent.assets import viewer_file
-from conprof_core.agent.errors import AgentError, BadQuery
+from conprof_core.agent.errors import AgentError, BadQueryError
 from conprof_core.agent.merge import covered_ms, find_type, merge_into, stacks
 from conprof_core.agent.names import route_key
 from conprof_core.agent.security import Guard
@@ -106,7 +106,7 @@ class Api:
         try:
             step = float(parameters.get("step", ["0"])[-1])
         except ValueError:
-            raise BadQuery("'step' is a number of seconds") from None
+            raise BadQueryError("'step' is a number of seconds") from None
         smallest = max(1.0, span / limits.MAX_BUCKETS)
         step = max(step, smallest) if step > 0 else max(span / 240, smallest)
         return query.series(self._store, selection, step, parameters.get("by", [""])[-1])
@@ -166,7 +166,7 @@ class Api:
 
     def _export(self, selection: Selection, wanted: str) -> Response:
         if wanted not in export.MEDIA_TYPES:
-            raise BadQuery(f"'format' is json, {', '.join(export.MEDIA_TYPES)}")
+            raise BadQueryError(f"'format' is json, {', '.join(export.MEDIA_TYPES)}")
         media_type, ending = export.MEDIA_TYPES[wanted]
         kind = find_type(self._store, selection)
         unit = kind.unit if kind else "count"

@@ -26,6 +26,8 @@ def classify(name: str, file: str) -> tuple[str, str]:
         return _without_file(name)
     if file.startswith("<frozen "):
         return file[8:-1].partition(".")[0] or "frozen", "stdlib"
+    if file in ("<native>", "<built-in>"):
+        return "native", "runtime"
     if file.startswith("<"):
         return file, "own"  # <string>, <stdin>, <template>: somebody's exec
     found = _PACKAGES.search(file)

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import sys
 import zlib
-from typing import TYPE_CHECKING, Final
+from importlib import import_module
+from typing import Any, Final
 
 from conprof_core.agent import limits
-from conprof_core.agent.errors import RefusedUpload
+from conprof_core.agent.errors import UploadRefusedError
 
-if TYPE_CHECKING or sys.version_info < (3, 14):
+
+def _load_zstd() -> Any:
+    """Return the standard library's module, the package that brings it to older Pythons, or None.
+
+    ``conprof report`` works without the extra, for gzip and raw files.
+    """
+    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     try:
-        from backports import zstd
-    except ImportError:  # `conprof report` works without the extra, for gzip and raw files
-        zstd = None  # type: ignore[assignment, unused-ignore]
-else:
-    from compression import zstd
+        return import_module(name)
+    except ImportError:
+        return None
+
 
 __all__ = ["expand"]
 
@@ -31,14 +37,14 @@ def expand(data: bytes, limit: int = limits.MAX_PROFILE) -> bytes:
     """Return the decompressed bytes, or ``data`` itself when no known magic begins it.
 
     Raises:
-        RefusedUpload: truncated or damaged input, or more output than ``limit`` bytes (413).
+        UploadRefusedError: truncated or damaged input, or more output than ``limit`` bytes (413).
     """
     if data.startswith(_GZIP):
         return _gunzip(data, limit)
     if data.startswith(_ZSTD):
         return _unzstd(data, limit)
     if data.startswith(_LZ4):
-        raise RefusedUpload("lz4 is not understood; send gzip, zstd or a raw profile", 415)
+        raise UploadRefusedError("lz4 is not understood; send gzip, zstd or a raw profile", 415)
     return data
 
 
@@ -50,31 +56,34 @@ def _gunzip(data: bytes, limit: int) -> bytes:
         try:
             chunk = member.decompress(data, limit - size + 1)
         except zlib.error as error:
-            raise RefusedUpload(f"damaged gzip: {error}") from None
+            raise UploadRefusedError(f"damaged gzip: {error}") from None
         size += len(chunk)
         _check(size, limit)
         if not member.eof:
-            raise RefusedUpload("truncated gzip")
+            raise UploadRefusedError("truncated gzip")
         chunks.append(chunk)
         if len(chunks) > limits.MAX_PARTS:
-            raise RefusedUpload("too many gzip members")
+            raise UploadRefusedError("too many gzip members")
         data = member.unused_data
     return b"".join(chunks)
 
 
+_zstd = _load_zstd()
+
+
 def _unzstd(data: bytes, limit: int) -> bytes:
-    if zstd is None:
-        raise RefusedUpload("zstd needs Python 3.14 or the package backports.zstd", 415)
-    frame = zstd.ZstdDecompressor(
-        options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
+    if _zstd is None:
+        raise UploadRefusedError("zstd needs Python 3.14 or the package backports.zstd", 415)
+    frame = _zstd.ZstdDecompressor(
+        options={_zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
     )
     try:
-        out = frame.decompress(data, limit + 1)
-    except zstd.ZstdError as error:
-        raise RefusedUpload(f"damaged zstd: {error}") from None
+        out: bytes = frame.decompress(data, limit + 1)
+    except _zstd.ZstdError as error:
+        raise UploadRefusedError(f"damaged zstd: {error}") from None
     _check(len(out), limit)
     if not frame.eof:
-        raise RefusedUpload("truncated zstd")
+        raise UploadRefusedError("truncated zstd")
     return out
 
 
@@ -85,4 +94,4 @@ _WINDOW_LOG_MAX: Final = 25
 
 def _check(size: int, limit: int) -> None:
     if size > limit:
-        raise RefusedUpload(f"more than {limit >> 20} MiB when decompressed", 413)
+        raise UploadRefusedError(f"more than {limit >> 20} MiB when decompressed", 413)

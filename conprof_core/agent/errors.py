@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from conprof_core.errors import ConprofError
 
-__all__ = ["AgentError", "BadQuery", "DirectoryInUse", "RefusedUpload", "StoreUnavailable"]
+__all__ = [
+    "AgentError",
+    "BadQueryError",
+    "DirectoryInUseError",
+    "UploadRefusedError",
+    "StoreUnavailableError",
+]
 
 
 class AgentError(ConprofError):
@@ -17,7 +23,7 @@ class AgentError(ConprofError):
     status = 500
 
 
-class RefusedUpload(AgentError):
+class UploadRefusedError(AgentError):
     """An upload is not a profile, or is larger than a bound; nothing of it was stored."""
 
     def __init__(self, reason: str, status: int = 400) -> None:
@@ -25,19 +31,19 @@ class RefusedUpload(AgentError):
         self.status = status
 
 
-class BadQuery(AgentError):
+class BadQueryError(AgentError):
     """A parameter of a query cannot be used."""
 
     status = 400
 
 
-class StoreUnavailable(AgentError):
+class StoreUnavailableError(AgentError):
     """The disk did not take the upload; the probe may try again."""
 
     status = 503
 
 
-class DirectoryInUse(AgentError):
+class DirectoryInUseError(AgentError):
     """Another agent owns the data directory.
 
     Attributes:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from conprof_core.agent import limits
-from conprof_core.agent.errors import RefusedUpload
+from conprof_core.agent.errors import UploadRefusedError
 from conprof_core.agent.text import clean
 
 __all__ = ["Event", "parse_event", "parse_fields"]
@@ -46,21 +46,21 @@ def parse_event(content: bytes) -> Event:
     """Return what an ``event.json`` of version 4 says.
 
     Raises:
-        RefusedUpload: not JSON, or a field of the wrong type.
+        UploadRefusedError: not JSON, or a field of the wrong type.
     """
     if len(content) > limits.MAX_EVENT:
-        raise RefusedUpload("event.json is too large", 413)
+        raise UploadRefusedError("event.json is too large", 413)
     try:
         event = json.loads(content)
     except (ValueError, RecursionError):
-        raise RefusedUpload("event.json is not JSON") from None
+        raise UploadRefusedError("event.json is not JSON") from None
     if not isinstance(event, dict):
-        raise RefusedUpload("event.json is not an object")
+        raise UploadRefusedError("event.json is not an object")
     tags = event.get("tags_profiler", "")
     if isinstance(tags, str):
         tags = tags.split(",")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise RefusedUpload("tags_profiler is neither text nor a list of texts")
+        raise UploadRefusedError("tags_profiler is neither text nor a list of texts")
     family = event.get("family")
     return _event(
         _time(event.get("start"), "start"),
@@ -131,11 +131,11 @@ def _time(value: Any, name: str) -> int:
         return 0
     found = _TIME.fullmatch(value) if isinstance(value, str) else None
     if found is None:
-        raise RefusedUpload(f"{name} is not an RFC 3339 time")
+        raise UploadRefusedError(f"{name} is not an RFC 3339 time")
     zone = found[3] or "Z"
     try:
         moment = datetime.fromisoformat(found[1] + ("+00:00" if zone == "Z" else zone))
         seconds = int(moment.astimezone(UTC).timestamp())
     except (ValueError, OverflowError):
-        raise RefusedUpload(f"{name} is not a time") from None
+        raise UploadRefusedError(f"{name} is not a time") from None
     return seconds * 1_000_000_000 + int((found[2] or "0").ljust(9, "0"))

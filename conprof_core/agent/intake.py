@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from conprof_core.agent import limits, pprof
 from conprof_core.agent.compression import expand
-from conprof_core.agent.errors import RefusedUpload
+from conprof_core.agent.errors import UploadRefusedError
 from conprof_core.agent.event import Event, parse_event, parse_fields
 from conprof_core.agent.multipart import Part, boundary_of, split
 from conprof_core.agent.names import ProfileType, label_key, profile_type
@@ -54,7 +54,7 @@ def parse(content_type: str, body: bytes, now_s: float | None = None) -> Upload:
     """Return what a request holds.
 
     Raises:
-        RefusedUpload: it is not an upload with at least one valid profile.
+        UploadRefusedError: it is not an upload with at least one valid profile.
     """
     parts = split(body, boundary_of(content_type))
     event: Event | None = None
@@ -64,7 +64,7 @@ def parse(content_type: str, body: bytes, now_s: float | None = None) -> Upload:
         name = part.filename or part.name
         if part.name in ("event", "event.json") or part.filename == "event.json":
             if event is not None:
-                raise RefusedUpload("more than one event")
+                raise UploadRefusedError("more than one event")
             event = parse_event(part.content)
         elif name.endswith(".pprof") or name == "cpu":
             attached.append(part)
@@ -72,12 +72,12 @@ def parse(content_type: str, body: bytes, now_s: float | None = None) -> Upload:
             fields.append((part.name, part.content.decode("utf-8", "replace")))
     if event is None:
         if not fields:
-            raise RefusedUpload("no event.json among the parts")
+            raise UploadRefusedError("no event.json among the parts")
         event = parse_fields(fields)
     if not attached:
-        raise RefusedUpload("no profile among the parts; an attachment is called <name>.pprof")
+        raise UploadRefusedError("no profile among the parts; an attachment is called <name>.pprof")
     if len(attached) > limits.MAX_PROFILES_IN_UPLOAD:
-        raise RefusedUpload("too many profiles in one upload", 413)
+        raise UploadRefusedError("too many profiles in one upload", 413)
     budget = limits.MAX_PROFILE
     profiles = []
     first: pprof.Profile | None = None
@@ -113,9 +113,11 @@ def _span(event: Event, profile: pprof.Profile, now_s: float) -> tuple[int, int]
         start_ns = end_ns - max(0, min(profile.duration_ns, limits.MAX_WINDOW_S * 1_000_000_000))
     start_ns, end_ns = start_ns or end_ns, max(end_ns, start_ns)
     if end_ns - start_ns > limits.MAX_WINDOW_S * 1_000_000_000:
-        raise RefusedUpload("the window is longer than a day")
+        raise UploadRefusedError("the window is longer than a day")
     if start_ns <= 0 or end_ns > (now_s + limits.MAX_FUTURE_S) * 1e9:
-        raise RefusedUpload("the window lies in the future, or before 1970: is the clock right?")
+        raise UploadRefusedError(
+            "the window lies in the future, or before 1970: is the clock right?"
+        )
     return start_ns, end_ns
 
 
@@ -125,7 +127,7 @@ def _types(profile: pprof.Profile, part: str) -> tuple[ProfileType, ...]:
     for original, unit in profile.sample_types:
         kind = profile_type(original, clean(unit, limits.MAX_LABEL_KEY), part)
         if kind.name in taken:
-            raise RefusedUpload(f"the sample type {kind.name} occurs twice")
+            raise UploadRefusedError(f"the sample type {kind.name} occurs twice")
         taken.add(kind.name)
         types.append(kind)
     return tuple(types)
@@ -135,7 +137,7 @@ def rows_of(profile: pprof.Profile) -> list[Row]:
     """Return the samples of a profile, equal stacks with equal labels added up.
 
     Raises:
-        RefusedUpload: inlined frames blow the stacks up beyond the bound.
+        UploadRefusedError: inlined frames blow the stacks up beyond the bound.
     """
     sums: dict[tuple[tuple[int, ...], Labels], list[int]] = {}
     labels_seen: dict[Labels, Labels] = {}
@@ -163,7 +165,7 @@ def rows_of(profile: pprof.Profile) -> list[Row]:
             leaf_first = [frame for place in locations for frame in profile.locations[place]]
             budget -= len(leaf_first)
             if len(leaf_first) > limits.MAX_FRAMES_IN_STACK or budget < 0:
-                raise RefusedUpload("a stack is deeper than the bound", 413)
+                raise UploadRefusedError("a stack is deeper than the bound", 413)
             frames = stacks[locations] = tuple(reversed(leaf_first))
         into = merged[frames, labels]
         for column, value in enumerate(values):

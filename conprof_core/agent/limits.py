@@ -1,4 +1,4 @@
-"""Every bound of the agent, with its reason. What exceeds one is refused or counted, never trusted."""
+"""Every bound of the agent, with its reason. What exceeds one is refused or counted."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from conprof_core.agent.errors import DirectoryInUse
+from conprof_core.agent.errors import DirectoryInUseError
 
 __all__ = ["DirectoryLock"]
 
@@ -18,7 +18,7 @@ class DirectoryLock:
         """Take the lock.
 
         Raises:
-            DirectoryInUse: another process has it.
+            DirectoryInUseError: another process has it.
         """
         self._path = directory / "agent.lock"
         self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -27,7 +27,7 @@ class DirectoryLock:
         except OSError:
             owner = os.read(self._fd, 200).decode("utf-8", "replace").strip()
             os.close(self._fd)
-            raise DirectoryInUse(str(directory), owner or "owner unknown") from None
+            raise DirectoryInUseError(str(directory), owner or "owner unknown") from None
         self.describe("starting")
 
     def describe(self, where: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from conprof_core.agent import limits
-from conprof_core.agent.errors import RefusedUpload
+from conprof_core.agent.errors import UploadRefusedError
 
 __all__ = ["Part", "boundary_of", "split"]
 
@@ -33,13 +33,13 @@ def boundary_of(content_type: str) -> bytes:
     """Return the boundary that a ``Content-Type`` names.
 
     Raises:
-        RefusedUpload: it is not ``multipart/form-data``, or names no boundary.
+        UploadRefusedError: it is not ``multipart/form-data``, or names no boundary.
     """
     if not content_type.lower().lstrip().startswith("multipart/form-data"):
-        raise RefusedUpload("an upload is multipart/form-data", 415)
+        raise UploadRefusedError("an upload is multipart/form-data", 415)
     found = _BOUNDARY.search(content_type)
     if found is None:
-        raise RefusedUpload("the Content-Type names no multipart boundary")
+        raise UploadRefusedError("the Content-Type names no multipart boundary")
     return (found[1] or found[2]).encode("latin-1", "replace")
 
 
@@ -47,13 +47,13 @@ def split(body: bytes, boundary: bytes) -> list[Part]:
     """Return the parts in the order they came.
 
     Raises:
-        RefusedUpload: the body is cut off, malformed or has too many parts.
+        UploadRefusedError: the body is cut off, malformed or has too many parts.
     """
     delimiter = b"--" + boundary
     if not body.startswith(delimiter):
         start = body.find(b"\r\n" + delimiter)
         if start < 0:
-            raise RefusedUpload("the body does not hold the boundary its Content-Type names")
+            raise UploadRefusedError("the body does not hold the boundary its Content-Type names")
         position = start + 2 + len(delimiter)
     else:
         position = len(delimiter)
@@ -62,16 +62,16 @@ def split(body: bytes, boundary: bytes) -> list[Part]:
         if body[position : position + 2] == b"--":
             return parts
         if body[position : position + 2] != b"\r\n":
-            raise RefusedUpload("malformed multipart boundary line")
+            raise UploadRefusedError("malformed multipart boundary line")
         if len(parts) == limits.MAX_PARTS:
-            raise RefusedUpload(f"more than {limits.MAX_PARTS} parts", 413)
+            raise UploadRefusedError(f"more than {limits.MAX_PARTS} parts", 413)
         # Back by the line end that the boundary line and an empty header block share.
         head_end = body.find(b"\r\n\r\n", position, position + limits.MAX_PART_HEADERS)
         if head_end < 0:
-            raise RefusedUpload("the headers of a part have no end")
+            raise UploadRefusedError("the headers of a part have no end")
         end = body.find(b"\r\n" + delimiter, head_end + 2)
         if end < 0:
-            raise RefusedUpload("the body ends inside a part")
+            raise UploadRefusedError("the body ends inside a part")
         name, filename = _disposition(body[position + 2 : head_end])
         parts.append(Part(name, filename, body[head_end + 4 : end]))
         position = end + 2 + len(delimiter)
@@ -83,4 +83,4 @@ def _disposition(head: bytes) -> tuple[str, str]:
         if key.strip().lower() == "content-disposition":
             found = {name.lower(): text for name, text in _PARAMETER.findall(value)}
             return found.get("name", ""), found.get("filename", "")
-    raise RefusedUpload("a part has no Content-Disposition")
+    raise UploadRefusedError("a part has no Content-Disposition")

@@ -109,7 +109,7 @@ _NUMBERED_TASK: Final = re.compile(r"Task-\d+")
 
 
 def profile_type(original: str, unit: str, part: str) -> ProfileType:
-    """Return the own name of a sample type; ``part`` tells Go's mutex profile from its block one."""
+    """Return the own name of a sample type; ``part`` tells Go's mutex profile from block."""
     name = _TYPES.get(original)
     if name is None:
         name = _UNSAFE.sub("_", original.lower()).strip("_")[: limits.MAX_LABEL_KEY] or "other"

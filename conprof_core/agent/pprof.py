@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from conprof_core.agent import limits
-from conprof_core.agent.errors import RefusedUpload
+from conprof_core.agent.errors import UploadRefusedError
 from conprof_core.agent.text import clean
 
 __all__ = ["Frame", "Profile", "Sample", "decode"]
@@ -57,12 +57,12 @@ def decode(data: bytes) -> Profile:
     """Return the tables of an uncompressed profile.
 
     Raises:
-        RefusedUpload: the bytes are not a valid profile, or exceed a bound.
+        UploadRefusedError: the bytes are not a valid profile, or exceed a bound.
     """
     try:
         return _decode(data)
     except IndexError:
-        raise RefusedUpload("not a pprof profile: it ends inside a field") from None
+        raise UploadRefusedError("not a pprof profile: it ends inside a field") from None
 
 
 def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -79,7 +79,7 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
             if value >= 0x80:
                 value, position = _varint(data, position - 1)
             if position > end:
-                raise RefusedUpload("not a pprof profile: a field leaves its message")
+                raise UploadRefusedError("not a pprof profile: a field leaves its message")
             yield key >> 3, wire, value, position
         elif wire == _LENGTH:
             size = data[position]
@@ -88,17 +88,17 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
                 size, position = _varint(data, position - 1)
             stop = position + size
             if stop > end:
-                raise RefusedUpload("not a pprof profile: a field leaves its message")
+                raise UploadRefusedError("not a pprof profile: a field leaves its message")
             yield key >> 3, wire, position, stop
             position = stop
-        elif wire == _FIXED64 or wire == _FIXED32:
+        elif wire in (_FIXED64, _FIXED32):
             position += 8 if wire == _FIXED64 else 4
             if position > end:
-                raise RefusedUpload("not a pprof profile: a field leaves its message")
+                raise UploadRefusedError("not a pprof profile: a field leaves its message")
         else:
-            raise RefusedUpload("not a pprof profile: unknown wire type")
+            raise UploadRefusedError("not a pprof profile: unknown wire type")
         if key < 8:
-            raise RefusedUpload("not a pprof profile: field number 0")
+            raise UploadRefusedError("not a pprof profile: field number 0")
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
@@ -111,7 +111,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
             return value & 0xFFFF_FFFF_FFFF_FFFF, position
         shift += 7
         if shift > 63:
-            raise RefusedUpload("not a pprof profile: a number longer than 64 bits")
+            raise UploadRefusedError("not a pprof profile: a number longer than 64 bits")
 
 
 def _packed(data: bytes, start: int, end: int) -> list[int]:
@@ -129,9 +129,9 @@ def _packed(data: bytes, start: int, end: int) -> list[int]:
             value |= (byte & 0x7F) << shift
             shift += 7
             if shift > 63:
-                raise RefusedUpload("not a pprof profile: a number longer than 64 bits")
+                raise UploadRefusedError("not a pprof profile: a number longer than 64 bits")
     if shift:
-        raise RefusedUpload("not a pprof profile: it ends inside a number")
+        raise UploadRefusedError("not a pprof profile: it ends inside a number")
     return values
 
 
@@ -159,7 +159,7 @@ def _decode(data: bytes) -> Profile:
         if field == 6:
             _want(wire, _LENGTH)
             if len(strings) == limits.MAX_TABLE:
-                raise RefusedUpload("too many strings in the profile", 413)
+                raise UploadRefusedError("too many strings in the profile", 413)
             # UTF-8 takes up to four bytes a character; what is cut here clean() would cut too.
             end = min(end, value + 4 * limits.MAX_NAME + 4)
             strings.append(clean(data[value:end].decode("utf-8", "replace"), limits.MAX_NAME))
@@ -167,15 +167,15 @@ def _decode(data: bytes) -> Profile:
             _want(wire, _LENGTH)
             table, bound, what = spans[field]
             if len(table) == bound:
-                raise RefusedUpload(f"more than {bound} {what} in the profile", 413)
+                raise UploadRefusedError(f"more than {bound} {what} in the profile", 413)
             table.append((value, end))
         elif field in (9, 10, 14):
             _want(wire, _VARINT)
             numbers[field] = _signed(value)
     if not type_spans:
-        raise RefusedUpload("not a pprof profile: no sample type")
+        raise UploadRefusedError("not a pprof profile: no sample type")
     if not strings or strings[0]:
-        raise RefusedUpload("not a pprof profile: the first string is not empty")
+        raise UploadRefusedError("not a pprof profile: the first string is not empty")
     types = tuple(_value_type(data, span, strings) for span in type_spans)
     functions = _functions(data, function_spans, strings)
     locations = _locations(data, location_spans, functions, _mappings(data, mapping_spans, strings))
@@ -192,24 +192,38 @@ def _decode(data: bytes) -> Profile:
 
 def _want(wire: int, wanted: int) -> None:
     if wire != wanted:
-        raise RefusedUpload("not a pprof profile: a field has the wrong type")
+        raise UploadRefusedError("not a pprof profile: a field has the wrong type")
 
 
 def _string(strings: list[str], index: int) -> str:
     if not 0 <= index < len(strings):
-        raise RefusedUpload("not a pprof profile: string index out of range")
+        raise UploadRefusedError("not a pprof profile: string index out of range")
     return strings[index]
 
 
 def _scalars(data: bytes, span: tuple[int, int]) -> dict[int, int]:
-    return {field: value for field, wire, value, _ in _fields(data, *span) if wire == _VARINT}
+    """Return the numbers of a flat message: most messages of a profile, so the loop is unrolled."""
+    position, end = span
+    found: dict[int, int] = {}
+    while position < end:
+        key = data[position]
+        if key & 0x87 or key < 8:  # not a number, or a field number above 15
+            return found | {f: v for f, wire, v, _ in _fields(data, position, end) if not wire}
+        value = data[position + 1]
+        position += 2
+        if value >= 0x80:
+            value, position = _varint(data, position - 1)
+        if position > end:
+            raise UploadRefusedError("not a pprof profile: a field leaves its message")
+        found[key >> 3] = value
+    return found
 
 
 def _value_type(data: bytes, span: tuple[int, int], strings: list[str]) -> tuple[str, str]:
     found = _scalars(data, span)
     name = _string(strings, found.get(1, 0))
     if not name:
-        raise RefusedUpload("not a pprof profile: a sample type has no name")
+        raise UploadRefusedError("not a pprof profile: a sample type has no name")
     return name, _string(strings, found.get(2, 0))
 
 
@@ -237,7 +251,7 @@ def _functions(
 
 def _claim(identity: int, table: dict[int, object] | dict[int, str] | object, what: str) -> None:
     if identity == 0 or identity in table:  # type: ignore[operator]
-        raise RefusedUpload(f"not a pprof profile: {what} id {identity} is zero or taken")
+        raise UploadRefusedError(f"not a pprof profile: {what} id {identity} is zero or taken")
 
 
 def _locations(
@@ -253,11 +267,11 @@ def _locations(
         for field, wire, value, end in _fields(data, *span):
             if field == 4 and wire == _LENGTH:
                 if len(frames) == limits.MAX_FRAMES_IN_STACK:
-                    raise RefusedUpload("too many inlined lines in a location", 413)
+                    raise UploadRefusedError("too many inlined lines in a location", 413)
                 line = _scalars(data, (value, end))
                 function = functions.get(line.get(1, 0))
                 if function is None:
-                    raise RefusedUpload("not a pprof profile: a line names no function")
+                    raise UploadRefusedError("not a pprof profile: a line names no function")
                 number = line.get(2, 0)
                 frames.append((function[0], function[1], number if number < 1 << 31 else 0))
             elif wire == _VARINT:
@@ -269,7 +283,7 @@ def _locations(
                     address = value
         _claim(identity, table, "location")
         if mapping and mapping not in mappings:
-            raise RefusedUpload("not a pprof profile: a location names no mapping")
+            raise UploadRefusedError("not a pprof profile: a location names no mapping")
         if not frames:
             frames.append((f"0x{address:x}", mappings.get(mapping, ""), 0))
         table[identity] = tuple(frames)
@@ -286,7 +300,9 @@ def _samples(
     samples: list[Sample] = []
     sums = [0] * width
     budget = limits.MAX_FRAMES_IN_PROFILE
+    known = frozenset(locations)
     labels_seen: dict[tuple[int, ...], tuple[tuple[str, str], ...]] = {}
+    label_spans: dict[bytes, tuple[int, ...]] = {}
     for span in spans:
         stack: list[int] = []
         values: list[int] = []
@@ -297,24 +313,28 @@ def _samples(
             elif field == 2:
                 values += _packed(data, value, end) if wire == _LENGTH else (value,)
             elif field == 3 and wire == _LENGTH:
-                label = _scalars(data, (value, end))
-                if label.get(2, 0):  # numeric labels are ids and timestamps: no use in a merge
-                    pairs += (label.get(1, 0), label[2])
+                content = data[value:end]
+                pair = label_spans.get(content)
+                if pair is None:
+                    label = _scalars(data, (value, end))
+                    # Numeric labels are ids and timestamps: of no use in a merge.
+                    pair = (label.get(1, 0), label[2]) if label.get(2, 0) else ()
+                    label_spans[content] = pair
+                pairs += pair
         if len(values) != width:
-            raise RefusedUpload(f"not a pprof profile: {len(values)} values for {width} types")
+            raise UploadRefusedError(f"not a pprof profile: {len(values)} values for {width} types")
         if len(stack) > limits.MAX_FRAMES_IN_STACK:
-            raise RefusedUpload("a stack is deeper than the bound", 413)
+            raise UploadRefusedError("a stack is deeper than the bound", 413)
         budget -= len(stack)
         if budget < 0:
-            raise RefusedUpload("the stacks together are larger than the bound", 413)
+            raise UploadRefusedError("the stacks together are larger than the bound", 413)
         if len(pairs) > 2 * limits.MAX_LABELS_IN_SAMPLE:
-            raise RefusedUpload("too many labels on a sample", 413)
-        for identity in stack:
-            if identity not in locations:
-                raise RefusedUpload("not a pprof profile: a sample names no location")
+            raise UploadRefusedError("too many labels on a sample", 413)
+        if not known.issuperset(stack):
+            raise UploadRefusedError("not a pprof profile: a sample names no location")
         for column, value in enumerate(values):
             if value >= _SIGN:
-                raise RefusedUpload("a value is negative")
+                raise UploadRefusedError("a value is negative")
             sums[column] += value
         key = tuple(pairs)
         labels = labels_seen.get(key)
@@ -323,5 +343,5 @@ def _samples(
             labels = labels_seen[key] = tuple(zip(found, found, strict=True))
         samples.append(Sample(tuple(stack), tuple(values), labels))
     if any(total > limits.MAX_SUM for total in sums):
-        raise RefusedUpload("the values of a type add up to more than 2^53")
+        raise UploadRefusedError("the values of a type add up to more than 2^53")
     return samples

@@ -1,4 +1,4 @@
-"""Tables for people: services, labels, routes, time series. From totals; stacks are in ``merge``."""
+"""Tables for people: services, labels, routes, time series. Stacks are in ``merge``."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def table(store: Store, selection: Selection, key: str = route_key) -> dict[str,
 
 
 def _requests(store: Store, selection: Selection) -> dict[str, int]:
-    """Return requests by route. Only filters on the process and the route can be applied to them."""
+    """Return requests by route; none when a filter is on a label that requests do not have."""
     counts: dict[str, int] = defaultdict(int)
     for segment, tables, _, _ in places(store, selection):
         tag_keys = {key for _, tags in tables.series for key, _ in tags}

@@ -76,7 +76,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
         server = scope.get("server")
-        is_unix = bool(server) and server[1] is None
+        is_unix = server is not None and server[1] is None
         origin = headers.get("origin")
         host = headers.get("host", "")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import duckdb
 
-from conprof_core.agent.errors import StoreUnavailable
+from conprof_core.agent.errors import StoreUnavailableError
 from conprof_core.agent.intake import Labels, Upload
 from conprof_core.agent.names import ProfileType
 from conprof_core.agent.tables import Tables
@@ -46,6 +46,9 @@ _SAMPLES: Final = """
 CREATE TABLE {a}.samples_{t}(middle_s BIGINT, series INTEGER, labels INTEGER, node INTEGER,
     value BIGINT, span_ms BIGINT);
 """
+
+# Samples of one window and type, as they travel into DuckDB: what is equal for all stands once.
+_RUNS: Final = "STRUCT(m BIGINT, s INTEGER, w BIGINT, l INTEGER[], n INTEGER[], v BIGINT[])[]"
 
 
 class Segment:
@@ -81,7 +84,7 @@ class Segment:
         row = cursor.execute(f"SELECT value FROM {self.alias}.meta WHERE key = 'schema'").fetchone()
         if row is None or row[0] != str(SCHEMA_VERSION):
             found = row[0] if row else "none"
-            raise StoreUnavailable(
+            raise StoreUnavailableError(
                 f"{self.path} has schema {found}, this agent writes {SCHEMA_VERSION}; "
                 "move the file away or use the conprof that wrote it"
             )
@@ -137,8 +140,12 @@ class Segment:
             self._append(cursor, "windows", batch.windows)
             self._append(cursor, "endpoints", batch.endpoints)
             self._append(cursor, "totals", batch.totals, numbers=True)
-            for number, rows in batch.samples.items():
-                self._append(cursor, f"samples_{number}", rows, numbers=True)
+            for number, runs in batch.samples.items():
+                cursor.execute(
+                    f"INSERT INTO {self.alias}.samples_{number} SELECT r.m, r.s, unnest(r.l), "
+                    f"unnest(r.n), unnest(r.v), r.w FROM (SELECT unnest($1::JSON::{_RUNS}) AS r)",
+                    [json.dumps(runs)],
+                )
             cursor.commit()
         except BaseException:
             self.forget()
@@ -227,6 +234,10 @@ class Segment:
         Path(f"{self.path}.wal").unlink(missing_ok=True)
 
 
+# type number, then for each sample: label set, node, value
+_Columns = tuple[int, list[int], list[int], list[int]]
+
+
 class _Batch:
     """Rows of one transaction, collected before any statement runs."""
 
@@ -237,7 +248,7 @@ class _Batch:
         self.windows: list[tuple[object, ...]] = []
         self.endpoints: list[tuple[object, ...]] = []
         self.totals: list[tuple[int, ...]] = []
-        self.samples: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+        self.samples: dict[int, list[dict[str, object]]] = defaultdict(list)
 
     def add(self, upload: Upload) -> None:
         tables = self._tables
@@ -265,15 +276,22 @@ class _Batch:
             numbers = [tables.type_id(kind) for kind in types]
             sums: dict[tuple[int, int], int] = defaultdict(int)
             seen: dict[int, int] = {}
+            columns: list[_Columns] = [(number, [], [], []) for number in numbers]
             for frames, labels, values in rows:
                 label_set = tables.labels_id(labels)
                 node = tables.node_id(frames, seen)
-                for number, value in zip(numbers, values, strict=True):
+                for (number, of_labels, nodes, amounts), value in zip(columns, values, strict=True):
                     if value:
-                        self.samples[number].append(
-                            (middle, series, label_set, node, value, end_ms - start_ms)
-                        )
+                        of_labels.append(label_set)
+                        nodes.append(node)
+                        amounts.append(value)
                         sums[number, label_set] += value
+            for number, of_labels, nodes, amounts in columns:
+                if nodes:
+                    run = {"l": of_labels, "n": nodes, "v": amounts}
+                    self.samples[number].append(
+                        {"m": middle, "s": series, "w": end_ms - start_ms, **run}
+                    )
             for number in numbers:  # a window without a sample of a type is a zero, not a gap
                 sums.setdefault((number, tables.labels_id(())), 0)
             for (number, label_set), value in sums.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from conprof_core.agent import limits
-from conprof_core.agent.errors import BadQuery
+from conprof_core.agent.errors import BadQueryError
 from conprof_core.agent.tables import Tables
 
 __all__ = ["Filter", "Selection", "condition", "parse_selection"]
@@ -56,12 +56,12 @@ def parse_selection(
 ) -> Selection:
     """Return the selection that the parameters of a request name.
 
-    ``type``, ``service``, ``from`` and ``to`` (unix seconds, or ``-1h``, ``now``), and any number of
-    ``label=key=value`` or ``label=key!=value``. With a prefix such as ``base.``, what is not given
+    ``type``, ``service``, ``from`` and ``to`` (unix seconds, or ``-1h``, ``now``), and any number
+    of ``label=key=value`` or ``label=key!=value``. With a prefix such as ``base.``, what is not given
     under it is as without it, labels as a whole.
 
     Raises:
-        BadQuery: a parameter cannot be used.
+        BadQueryError: a parameter cannot be used.
     """
     now = time.time() if now_s is None else now_s
 
@@ -71,7 +71,7 @@ def parse_selection(
 
     from_s, to_s = _moment(text("from", "-1h"), now), _moment(text("to", "now"), now)
     if to_s < from_s:
-        raise BadQuery("'to' lies before 'from'")
+        raise BadQueryError("'to' lies before 'from'")
     labels = parameters.get(f"{prefix}label")
     if labels is None:
         labels = parameters.get("label", ())
@@ -88,7 +88,7 @@ def _moment(value: str, now: float) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e11:
-        raise BadQuery(f"{value[:40]!r} is not a time: unix seconds, 'now' or '-1h'")
+        raise BadQueryError(f"{value[:40]!r} is not a time: unix seconds, 'now' or '-1h'")
     return seconds
 
 
@@ -101,10 +101,10 @@ def _filters(texts: Iterable[str]) -> tuple[Filter, ...]:
         negated = key.endswith("!")
         key = key.removesuffix("!")
         if not equals or not key:
-            raise BadQuery(f"{text[:80]!r} is not a filter: write key=value or key!=value")
+            raise BadQueryError(f"{text[:80]!r} is not a filter: write key=value or key!=value")
         values.setdefault((key, negated), set()).add(value)
     if len(values) > _MAX_FILTERS:
-        raise BadQuery(f"more than {_MAX_FILTERS} filters")
+        raise BadQueryError(f"more than {_MAX_FILTERS} filters")
     return tuple(Filter(key, frozenset(found), negated) for (key, negated), found in values.items())
 
 
@@ -159,10 +159,10 @@ def check_limit(text: str, default: int, ceiling: int = limits.MAX_ROWS_IN_ANSWE
     """Return a row limit of a request.
 
     Raises:
-        BadQuery: not a number from 1 to ``ceiling``.
+        BadQueryError: not a number from 1 to ``ceiling``.
     """
     if not text:
         return default
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= ceiling:
-        raise BadQuery(f"a limit is a number from 1 to {ceiling}")
+        raise BadQueryError(f"a limit is a number from 1 to {ceiling}")
     return int(text)

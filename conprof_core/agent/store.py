@@ -18,7 +18,7 @@ from typing import Final
 import duckdb
 
 from conprof_core.agent import limits
-from conprof_core.agent.errors import RefusedUpload, StoreUnavailable
+from conprof_core.agent.errors import StoreUnavailableError, UploadRefusedError
 from conprof_core.agent.intake import Upload
 from conprof_core.agent.lock import DirectoryLock
 from conprof_core.agent.segment import Segment
@@ -54,8 +54,8 @@ class Store:
         """Open or create the directory.
 
         Raises:
-            DirectoryInUse: another agent has it.
-            StoreUnavailable: it cannot be written, or a file has another schema.
+            DirectoryInUseError: another agent has it.
+            StoreUnavailableError: it cannot be written, or a file has another schema.
         """
         self.directory = directory
         self.keep_days = keep_days
@@ -64,7 +64,7 @@ class Store:
             (directory / "segments").mkdir(parents=True, exist_ok=True, mode=0o700)
             self.lock = DirectoryLock(directory)
         except OSError as error:
-            raise StoreUnavailable(f"{directory} cannot be used: {error.strerror}") from None
+            raise StoreUnavailableError(f"{directory} cannot be used: {error.strerror}") from None
         try:
             self.connection = duckdb.connect(
                 ":memory:",
@@ -95,7 +95,7 @@ class Store:
             try:
                 self._segments[key] = Segment(self.connection, path, *key)
             except duckdb.Error as error:
-                raise StoreUnavailable(f"{path} cannot be opened: {error}") from None
+                raise StoreUnavailableError(f"{path} cannot be opened: {error}") from None
         for segment in self.segments()[-2:]:
             for digest in segment.digests(self.connection, limits.DIGESTS_REMEMBERED):
                 self._remember(digest)
@@ -132,10 +132,12 @@ class Store:
         """Refuse what retention would delete at once.
 
         Raises:
-            RefusedUpload: the window is older than what is kept.
+            UploadRefusedError: the window is older than what is kept.
         """
         if upload.middle_s < now_s - self.keep_days * DAY_S:
-            raise RefusedUpload(f"the window is older than the {self.keep_days} days kept", 422)
+            raise UploadRefusedError(
+                f"the window is older than the {self.keep_days} days kept", 422
+            )
 
     def write(self, uploads: Sequence[Upload]) -> list[Exception | None]:
         """Store uploads durably; one entry for each, ``None`` when it is stored or was before."""
@@ -149,14 +151,14 @@ class Store:
             fresh.add(digest)
             try:
                 by_segment.setdefault(self._segment_for(upload), []).append(index)
-            except (duckdb.Error, OSError, StoreUnavailable) as error:
-                outcome[index] = StoreUnavailable(f"the store cannot be written: {error}")
+            except (duckdb.Error, OSError, StoreUnavailableError) as error:
+                outcome[index] = StoreUnavailableError(f"the store cannot be written: {error}")
         for segment, indexes in by_segment.items():
             try:
                 segment.write(self.connection, [uploads[index] for index in indexes])
             except (duckdb.Error, OSError) as error:
                 for index in indexes:
-                    outcome[index] = StoreUnavailable(f"the store cannot be written: {error}")
+                    outcome[index] = StoreUnavailableError(f"the store cannot be written: {error}")
                 continue
             for index in indexes:
                 self._remember(uploads[index].digest.hex())

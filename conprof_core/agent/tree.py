@@ -163,8 +163,7 @@ class FlameTree:
         for node in range(1, len(self)):
             children[self.parent[node]].append(node)
         on_path = [0] * count
-        stack = [~0, *()]
-        stack = [node for node in children[0]]
+        stack = list(children[0])
         while stack:
             node = stack.pop()
             if node < 0:

@@ -1,4 +1,4 @@
-"""``POST /profiling/v1/input``: a bounded body, parsed off the event loop, answered when durable."""
+"""``POST /profiling/v1/input``: a bounded body, parsed on a thread, answered when durable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from conprof_core.agent import limits
-from conprof_core.agent.errors import AgentError, RefusedUpload, StoreUnavailable
+from conprof_core.agent.errors import AgentError, StoreUnavailableError, UploadRefusedError
 from conprof_core.agent.intake import Upload, parse
 from conprof_core.agent.store import Store
 from conprof_core.agent.writer import Writer
@@ -49,15 +49,15 @@ class Intake:
     async def _take(self, request: Request) -> None:
         declared = request.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.MAX_BODY:
-            raise RefusedUpload(f"larger than {limits.MAX_BODY >> 20} MiB", 413)
+            raise UploadRefusedError(f"larger than {limits.MAX_BODY >> 20} MiB", 413)
         body = bytearray()
         try:
             async with asyncio.timeout(limits.BODY_TIMEOUT_S):
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > limits.MAX_BODY:
-                        raise RefusedUpload(f"larger than {limits.MAX_BODY >> 20} MiB", 413)
+                        raise UploadRefusedError(f"larger than {limits.MAX_BODY >> 20} MiB", 413)
                     if self._in_flight + len(chunk) > limits.MAX_BYTES_IN_FLIGHT:
-                        raise StoreUnavailable("too many uploads at once; try again")
+                        raise StoreUnavailableError("too many uploads at once; try again")
                     body += chunk
                     self._in_flight += len(chunk)
             if self._limiter is None:
@@ -68,7 +68,7 @@ class Intake:
             )
             await asyncio.wrap_future(self._writer.submit(upload))
         except TimeoutError:
-            raise RefusedUpload("the body took too long", 408) from None
+            raise UploadRefusedError("the body took too long", 408) from None
         finally:
             self._in_flight -= len(body)
 

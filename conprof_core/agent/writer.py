@@ -17,7 +17,7 @@ from typing import Final
 import duckdb
 
 from conprof_core.agent import limits
-from conprof_core.agent.errors import StoreUnavailable
+from conprof_core.agent.errors import StoreUnavailableError
 from conprof_core.agent.intake import Upload
 from conprof_core.agent.store import Store
 
@@ -42,12 +42,14 @@ class Writer:
         self._thread.start()
 
     def submit(self, upload: Upload) -> Future[None]:
-        """Return a future that ends when the upload is durable, or with ``StoreUnavailable``."""
+        """Return a future that ends when the upload is durable, or with ``StoreUnavailableError``."""
         future: Future[None] = Future()
         try:
             self._queue.put_nowait((upload, future))
         except queue.Full:
-            future.set_exception(StoreUnavailable("more uploads than the disk takes; try again"))
+            future.set_exception(
+                StoreUnavailableError("more uploads than the disk takes; try again")
+            )
         return future
 
     def close(self) -> None:
@@ -58,23 +60,19 @@ class Writer:
     def _run(self) -> None:
         next_retention = time.monotonic()
         while True:
-            try:
-                item = self._queue.get(timeout=_RETENTION_EVERY_S)
-            except queue.Empty:
-                item = ()  # type: ignore[assignment]
-            if item is None:
-                return
-            batch = [item] if item else []
+            batch: list[tuple[Upload, Future[None]]] = []
             is_last = False
+            wait_s = _RETENTION_EVERY_S
             while len(batch) < limits.UPLOADS_IN_COMMIT:
                 try:
-                    more = self._queue.get_nowait()
+                    item = self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait()
                 except queue.Empty:
                     break
-                if more is None:
+                if item is None:
                     is_last = True
                     break
-                batch.append(more)
+                batch.append(item)
+                wait_s = 0.0
             if batch:
                 self._commit(batch)
             if is_last:
@@ -88,7 +86,9 @@ class Writer:
             outcome = self._store.write([upload for upload, _ in batch])
         except Exception as error:  # the thread must live, whatever one batch holds
             _log.exception("a batch of %d uploads could not be stored", len(batch))
-            outcome = [StoreUnavailable(f"internal error: {type(error).__name__}")] * len(batch)
+            outcome = [StoreUnavailableError(f"internal error: {type(error).__name__}")] * len(
+                batch
+            )
         self.commits += 1
         for (_, future), failure in zip(batch, outcome, strict=True):
             if failure is None:
