@@ -1,0 +1,193 @@
+/* fuzz_chain.c: ring -> code table and aggregator -> pprof, with random and hostile records.
+ *
+ * Writes the profiles of its windows into a directory, for the tests' independent
+ * reader to check. Built with the address and undefined-behaviour sanitizers.
+ *
+ *   fuzz_chain ROUNDS SEED DIRECTORY
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "aggregate.h"
+#include "code_registry.h"
+#include "label_records.h"
+#include "lock.h"
+#include "pprof.h"
+#include "sampler.h"
+
+static uint64_t state;
+
+static uint64_t
+next_random(void)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return state;
+}
+
+static struct conprof_ring ring;
+static uint64_t words_of_record[CONPROF_RING_MAX_RECORD];
+static uint64_t samples_put, cpu_put;
+
+static bool
+publish(const uint64_t *words, uint32_t n, enum conprof_record_kind kind)
+{
+    struct conprof_ring_slot slot;
+    if (!conprof_ring_reserve(&ring, n + 1, &slot)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        conprof_ring_put(&slot, i + 1, words[i]);
+    }
+    conprof_ring_publish(&slot, kind);
+    return true;
+}
+
+/* A code record: any bytes in its strings, lengths mostly within the rules. */
+static void
+put_code(uint64_t uid)
+{
+    uint64_t *w = words_of_record;
+    uint32_t kind = (uint32_t[]){1, 2, 4, 1}[next_random() % 4];
+    uint32_t name = (uint32_t)(next_random() % (next_random() % 8 ? 40 : CONPROF_MAX_NAME_BYTES + 9));
+    uint32_t file = (uint32_t)(next_random() % 60), table = (uint32_t)(next_random() % 200);
+    w[CONPROF_CODE_UID] = uid;
+    w[CONPROF_CODE_FIRST_LINE] = next_random() % 3 ? next_random() % 5000 : next_random();
+    w[CONPROF_CODE_QUALNAME] = (uint64_t)kind << 32 | name;
+    w[CONPROF_CODE_FILENAME] = (uint64_t)1 << 32 | file;
+    w[CONPROF_CODE_LINETABLE] = table;
+    uint32_t n = CONPROF_CODE_DATA;
+    for (uint32_t i = 0; i < (name + 7) / 8 + (file + 7) / 8 + (table + 7) / 8; i++) {
+        w[n++] = next_random();
+    }
+    /* Now and then a record that promises more than it holds. */
+    publish(w, next_random() % 16 ? n : n / 2, CONPROF_RECORD_CODE);
+}
+
+static void
+put_sample(struct conprof_label_record *record)
+{
+    uint64_t *w = words_of_record;
+    uint32_t frames = (uint32_t)(next_random() % 258);
+    w[CONPROF_SAMPLE_CPU_NS] = next_random() % 20000000;
+    w[CONPROF_SAMPLE_CELL] = next_random() % 4 ? 0 : next_random() % 50 + 1;
+    w[CONPROF_SAMPLE_RECORD] = (uint64_t)(uintptr_t)record;
+    w[CONPROF_SAMPLE_NAME] = 1;
+    for (uint32_t i = 0; i < frames; i++) {
+        uint64_t uid = next_random() % 5 ? CONPROF_UID_FIRST + next_random() % 300
+                                         : next_random() % 400;
+        w[CONPROF_SAMPLE_FRAMES + i] = conprof_frame_word(uid, next_random() % 200);
+    }
+    if (publish(w, CONPROF_SAMPLE_FRAMES + frames, CONPROF_RECORD_SAMPLE) && frames > 0) {
+        samples_put += 1;
+        cpu_put += w[CONPROF_SAMPLE_CPU_NS];
+    }
+}
+
+static void
+take_all(struct conprof_window *window)
+{
+    static uint64_t words[CONPROF_RING_MAX_RECORD];
+    for (;;) {
+        int kind;
+        uint32_t n = conprof_ring_take(&ring, words, &kind);
+        if (kind == 0) {
+            return;
+        }
+        if (kind == CONPROF_RECORD_SAMPLE) {
+            conprof_window_add(window, words, n);
+        }
+        else if (kind == CONPROF_RECORD_CODE) {
+            conprof_code_table_add(words, n);
+        }
+    }
+}
+
+static struct conprof_text
+text(const char *of)
+{
+    return (struct conprof_text){of, strlen(of)};
+}
+
+static void
+write_profile(const struct conprof_window *window, const char *directory, long number)
+{
+    struct conprof_naming naming = {
+        .sample_types = {{text("samples"), text("count"), CONPROF_COLUMN_SAMPLES},
+                         {text("cpu"), text("nanoseconds"), CONPROF_COLUMN_CPU_NS}},
+        .sample_type_count = 2,
+        .period_type = text("cpu"),
+        .period_unit = text("nanoseconds"),
+        .period = 10000000,
+        .default_sample_type = text("cpu"),
+        .thread_label = number % 2 ? text("thread") : (struct conprof_text){NULL, 0},
+        .mapping_file = text("fuzz"),
+    };
+    size_t bytes;
+    char *pprof = conprof_pprof_encode(window, &naming, &bytes);
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%05ld.pprof", directory, number);
+    FILE *file = fopen(path, "wb");
+    if (pprof == NULL || file == NULL || fwrite(pprof, 1, bytes, file) != bytes) {
+        abort();
+    }
+    fclose(file);
+    free(pprof);
+}
+
+int
+main(int argc, char **argv)
+{
+    long rounds = argc > 1 ? atol(argv[1]) : 20;
+    state = argc > 2 ? strtoull(argv[2], NULL, 0) : 88172645463325252ull;
+    const char *directory = argc > 3 ? argv[3] : ".";
+    if (!conprof_ring_init(&ring) || !conprof_label_records_init()) {
+        return 1;
+    }
+    struct conprof_label_record *records[20];
+    for (uint32_t i = 0; i < 20; i++) {
+        char value[64];
+        for (size_t c = 0; c < sizeof value; c++) {
+            value[c] = (char)(' ' + next_random() % 90);
+        }
+        struct conprof_label label = {"key", value, 3, (uint32_t)(next_random() % sizeof value)};
+        records[i] = i == 0 ? conprof_labels_empty() : conprof_label_records_intern(&label, 1);
+    }
+    uint64_t total = 0;
+    for (long round = 0; round < rounds; round++) {
+        conprof_lock();
+        /* Small tables too: what overflows must be counted and stay in the sums. */
+        struct conprof_window *window =
+            conprof_window_new(round % 3 ? 4096 : 16, 1700000000000000000 + round);
+        samples_put = cpu_put = 0;
+        for (int i = 0; i < 3000; i++) {
+            if (next_random() % 3 == 0) {
+                put_code(CONPROF_UID_FIRST + next_random() % 300);
+            }
+            else {
+                put_sample(records[next_random() % 20]);
+            }
+            if (next_random() % 8 == 0) {
+                take_all(window);
+            }
+        }
+        take_all(window);
+        conprof_window_resolve(window);
+        conprof_window_forget_cache();
+        window->end_ns = window->start_ns + 1000000000;
+        conprof_unlock();
+        if (window->samples != samples_put || window->cpu_ns != cpu_put) {
+            printf("round %ld: %lu of %lu samples, %lu of %lu ns\n", round,
+                   (unsigned long)window->samples, (unsigned long)samples_put,
+                   (unsigned long)window->cpu_ns, (unsigned long)cpu_put);
+            return 1;
+        }
+        total += window->samples;
+        write_profile(window, directory, round);
+        conprof_window_free(window);
+    }
+    printf("chain: %ld windows, %lu samples\n", rounds, (unsigned long)total);
+    return total > 0 ? 0 : 1;
+}
