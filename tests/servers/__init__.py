@@ -1,0 +1,3 @@
+"""Real servers as subprocesses."""
+
+from __future__ import annotations
