@@ -127,8 +127,9 @@ def _list_below(outer: LabelCell) -> list[tuple[LabelCell, LabelSet]] | Literal[
 
 def _bind(cell: LabelCell, bound: LabelSet) -> None:
     cell.bind(bound)
-    for nested, own in _nested.pop(cell.id, ()):
-        _bind(nested, _merge(bound, own))
+    if _nested:
+        for nested, own in _nested.pop(cell.id, ()):
+            _bind(nested, _merge(bound, own))
 
 
 def _switch(cell: LabelCell | None) -> None:
@@ -303,9 +304,11 @@ class RequestScope:
             return self
         outer = self._outer = context_var.get()
         own = _set_of(self._base)
-        shown = own if outer is None else _merge(outer.labels, own)
-        self._cell = cell = LabelCell(shown, provisional=True)
-        self._follow(own)
+        if outer is None:
+            self._cell = cell = LabelCell(own, provisional=True)
+        else:
+            self._cell = cell = LabelCell(_merge(outer.labels, own), provisional=True)
+            self._follow(outer, cell, own)
         context_var.set(cell)
         if _tracking.thread_cells is not None:
             _tracking.note(cell)
@@ -324,13 +327,15 @@ class RequestScope:
     def _bind_to(self, cell: LabelCell, bound: Mapping[str, str]) -> None:
         own = _set_of({**self._base, **bound} if self._base else bound)
         outer = self._outer
-        _bind(cell, own if outer is None else _merge(outer.labels, own))
-        self._follow(own)
+        if outer is None:
+            _bind(cell, own)
+        else:
+            _bind(cell, _merge(outer.labels, own))
+            self._follow(outer, cell, own)
 
-    def _follow(self, own: LabelSet) -> None:
+    def _follow(self, outer: LabelCell, cell: LabelCell, own: LabelSet) -> None:
         """Have the cell composed anew when a request around this one is bound."""
-        outer, cell = self._outer, self._cell
-        if outer is not None and cell is not None and outer.provisional:
+        if outer.provisional:
             below = _list_below(outer)
             if below is not False:
                 below.append((cell, own))

@@ -22,6 +22,7 @@ from conprof_core import _threads
 __all__ = ["Clocks", "SharedClock", "ThreadClocks", "Used", "best_clocks"]
 
 # python/cpython#106883: before 3.11.6 a collection inside sys._current_frames could deadlock.
+_OWN_PACKAGE: Final = __name__.partition(".")[0]
 _PAUSE_GC: Final = sys.version_info < (3, 11, 6)
 
 
@@ -61,6 +62,17 @@ def best_clocks() -> Clocks:
     return SharedClock()
 
 
+def _frame_outside() -> FrameType | None:
+    """Return the innermost frame of the calling thread that is not conprof's, as in ``stop()``."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__")
+        if not isinstance(name, str) or name.partition(".")[0] != _OWN_PACKAGE:
+            break
+        frame = frame.f_back
+    return frame
+
+
 def _read(clock: int) -> int | None:
     try:
         return time.clock_gettime_ns(clock)
@@ -75,43 +87,58 @@ class ThreadClocks:
 
     def __init__(self) -> None:
         self._last: dict[int, int] = {}  # clock id → nanoseconds
+        self._seen: set[int] = set()  # clock ids of this window
         self._native: dict[int, int] = {}
         self._charged_ns = 0
         self._process_ns = 0
         self.skip()
 
-    def _snapshot(self) -> list[tuple[tuple[int, FrameType], int]]:
-        """Return ((ident, frame), clock id) of each thread.
+    def _snapshot(self) -> list[tuple[int, FrameType, int]]:
+        """Return (ident, frame, clock id) of each thread that is not conprof's own.
 
         ``pthread_getcpuclockid`` on a thread that has ended is undefined behaviour. A thread that
         has a frame has not ended, and cannot while this thread holds the GIL. So everything from
         the list of frames to the last clock id happens inside one C call that runs no bytecode. A
         clock id may be read at any time: the kernel knows when its thread is gone.
         """
+        caller, outside = _threads.thread_ident(), _frame_outside()
+        if caller in _threads.own_idents or outside is None:
+            caller = 0
         frames, same_frames = tee(
             chain.from_iterable(map(dict.items, map(call, (sys._current_frames,))))
         )
         clocks = map(time.pthread_getcpuclockid, map(itemgetter(0), same_frames))
         pairs = zip(frames, clocks, strict=True)
-        if not _PAUSE_GC or not gc.isenabled():
-            return list(pairs)
-        gc.disable()
+        collecting = _PAUSE_GC and gc.isenabled()
+        if collecting:
+            gc.disable()
         try:
-            return list(pairs)
+            found = list(pairs)
         finally:
-            gc.enable()
+            if collecting:
+                gc.enable()
+        others = [
+            (ident, frame, clock)
+            for (ident, frame), clock in found
+            if ident not in _threads.own_idents and ident != caller
+        ]
+        if outside is not None:
+            others += [(caller, outside, clock) for (ident, _), clock in found if ident == caller]
+        # The frame of this very call is in the list, and in what tee() still holds. Left there, it
+        # would be part of a cycle, and with it the frames, and the objects, of every thread.
+        del found, pairs, clocks, frames, same_frames
+        return others
 
     def look(self) -> Iterator[Used]:
         snapshot = self._snapshot()
         last, self._last = self._last, {}
         while snapshot:
-            (ident, frame), clock = snapshot.pop()
-            if ident in _threads.own_idents:
-                continue
+            ident, frame, clock = snapshot.pop()
             now = _read(clock)
             if now is None:
                 continue
             self._last[clock] = now
+            self._seen.add(clock)
             # A thread that is new since the last look is charged from its beginning.
             used = now - last.get(clock, 0)
             if used > 0:
@@ -121,15 +148,19 @@ class ThreadClocks:
 
     def skip(self) -> None:
         self._last = {
-            clock: now for _, clock in self._snapshot() if (now := _read(clock)) is not None
+            clock: now for _, _, clock in self._snapshot() if (now := _read(clock)) is not None
         }
-        self._native = _native_clocks(self._last)
+        self._seen = set(self._last)
+        self._native = _native_clocks(self._seen)
         self._charged_ns = 0
         self._process_ns = time.process_time_ns() - _threads.own_cpu_ns()
 
     def rest(self) -> dict[str, int]:
         rest: dict[str, int] = {}
-        before, self._native = self._native, _native_clocks(self._last)
+        # A thread that has left Python and not yet the system is no native thread: what it used
+        # has been charged.
+        before, self._native = self._native, _native_clocks(self._seen)
+        self._seen = set(self._last)
         seen = 0
         for tid, now in self._native.items():
             used = now - before.get(tid, 0)
@@ -149,7 +180,7 @@ class ThreadClocks:
         return rest
 
 
-def _native_clocks(known: dict[int, int]) -> dict[int, int]:
+def _native_clocks(known: set[int]) -> dict[int, int]:
     """Return thread id → CPU nanoseconds of threads without Python state, on Linux."""
     found: dict[int, int] = {}
     try:
@@ -213,9 +244,14 @@ class SharedClock:
     def look(self) -> Iterator[Used]:
         process = time.process_time_ns() - _threads.own_cpu_ns()
         used, self._process_ns = process - self._process_ns, process
+        caller, outside = _threads.thread_ident(), _frame_outside()
         frames = sys._current_frames()
+        # The frame of this call must not stay in a variable of this call; see ThreadClocks.
+        frames.pop(caller, None)
         for ident in _threads.own_idents.copy():
             frames.pop(ident, None)
+        if caller not in _threads.own_idents and outside is not None:
+            frames[caller] = outside
         before = self._positions
         self._positions = {
             ident: (id(frame.f_code), frame.f_lasti) for ident, frame in frames.items()

@@ -27,7 +27,6 @@ _IDLE_LOOKS = 8
 _IDLE_INTERVAL_S = 0.1
 _IDLE_CPU_NS = 100_000
 _JOIN_S = 0.1
-_OWN_PACKAGE = __name__.partition(".")[0]
 
 
 class PortableEngine:
@@ -117,17 +116,11 @@ class PortableEngine:
             if thread is not None and thread is not self._sampler:
                 return 0
             self._looks += 1
-            caller = _threads.thread_ident()
             seen = 0
             for ident, frame, cpu_ns in clocks.look():
                 seen += 1
-                leaf = frame
-                if ident == caller:
-                    # stop() or flush() from the application: its stack, not ours.
-                    while leaf.f_back is not None and _is_own(leaf.f_globals):
-                        leaf = leaf.f_back
-                table.add(leaf, _tracking.current(ident), ident, cpu_ns)
-                del frame, leaf
+                table.add(frame, _tracking.current(ident), ident, cpu_ns)
+                del frame
             return seen
 
     def _run_ticker(self, thread: Thread, previous: Thread | None) -> None:
@@ -168,7 +161,7 @@ class PortableEngine:
             if self._clocks is not None and not self._paused:
                 self._add_rest(table, self._clocks)
             self._table = Table(self._settings.max_stacks) if self._running else None
-        _tracking.keep_only(sys._current_frames())
+        _tracking.keep_only(set(sys._current_frames()))
         return table.close()
 
     def _add_rest(self, table: Table, clocks: Clocks) -> None:
@@ -224,8 +217,3 @@ class PortableEngine:
         _tracking.forget_other_threads()
         self._looks = 0
         self._reset()
-
-
-def _is_own(module_globals: dict[str, object]) -> bool:
-    name = module_globals.get("__name__")
-    return isinstance(name, str) and name.partition(".")[0] == _OWN_PACKAGE

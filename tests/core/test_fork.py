@@ -113,7 +113,7 @@ print(sum(worker.is_alive() for worker in workers))
     children = [profiles for profiles in found.values() if cpu_of(profiles, "in_child")]
     assert len(children) == 10
     for profiles in children:
-        assert sum(p.by_label("job", "cpu").get("forked", 0) for p in profiles) > 0.15e9
+        assert sum(p.by_label("job", "cpu").get("forked", 0) for p in profiles) > 0.1e9
         assert sum(p.by_label("job", "cpu").get("busy", 0) for p in profiles) == 0
 
 
@@ -255,11 +255,13 @@ assert conprof.stats()["running"]
 
 def test_a_fork_without_hooks_is_noticed_at_the_next_start(engine: str, tmp_path: Path) -> None:
     body = """
-import ctypes
 conprof.start(export_to=EXPORT_TO)
 in_parent()
-libc = ctypes.PyDLL(None)  # keeps the GIL, and runs no hook of Python
-pid = libc.fork()
+# Hidden from the hooks, which then do nothing. A fork that really runs none leaves the interpreter
+# itself in a state that cannot be relied on.
+session, conprof._profiler._state.session = conprof._profiler._state.session, None
+pid = os.fork()
+conprof._profiler._state.session = session
 if pid == 0:
     assert conprof.stats()["process_id"] != os.getpid()
     conprof.start(export_to=EXPORT_TO)
@@ -269,7 +271,8 @@ if pid == 0:
     os._exit(0)
 assert os.waitpid(pid, 0)[1] == 0
 """
-    run_script(script(body, tmp_path.as_uri()))
+    warnings_off = ("-W", "ignore::DeprecationWarning")
+    run_script(script(body, tmp_path.as_uri()), options=warnings_off)
     found = profiles_by_pid(tmp_path)
     assert sorted(cpu_of(profiles, "in_child") > 0.15e9 for profiles in found.values()) == [
         False,

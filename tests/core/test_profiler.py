@@ -79,7 +79,7 @@ def test_windows_follow_each_other(engine: str, tmp_path: Path) -> None:
         burn(0.05)
     conprof.stop()
     profiles = [check_bytes(path.read_bytes()) for path in sorted(tmp_path.glob("*.pb.gz"))]
-    assert sum(profile.total("cpu") for profile in profiles) > 0.3e9
+    assert sum(profile.total("cpu") for profile in profiles) > 0.1e9
     spans = [(profile.time_nanos, profile.duration_nanos) for profile in profiles]
     for (start, duration), (later, _) in pairwise(spans):
         assert abs(start + duration - later) < 5e6, "windows neither overlap nor leave a gap"
