@@ -2,8 +2,8 @@
 
     python benchmarks/weight.py [--json]
 
-Each figure comes from processes of its own; CPU times are the kernel's. Exit status 1 when a goal is
-missed. About one minute.
+Each figure comes from processes of its own; CPU times are the kernel's. Exit status 1 when a goal
+is missed. About two minutes.
 """
 
 from __future__ import annotations

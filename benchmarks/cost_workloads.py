@@ -1,0 +1,191 @@
+"""The programs that ``cost.py`` runs side by side: endless units of equal work, a byte a unit.
+
+python benchmarks/cost_workloads.py WORKLOAD PROFILER PROGRESS_FILE
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+WORKLOAD, PROFILER, PROGRESS = sys.argv[1:4] if len(sys.argv) > 3 else ("", "off", "/dev/null")
+# Nobody listens there: uploads fail at once, as with a stopped agent, the same for every profiler.
+NOWHERE = "127.0.0.1:9"
+_progress = os.open(PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def done() -> None:
+    """Note one unit of work."""
+    os.write(_progress, b".")
+
+
+def start_profiler() -> None:
+    """Start the profiler under test, with its defaults, at 100 Hz where it can be told."""
+    if PROFILER == "conprof":
+        import conprof_core
+
+        conprof_core.start(agent_socket=f"tcp://{NOWHERE}")
+        assert conprof_core.is_running()
+        assert conprof_core.stats()["engine"] == "native", conprof_core.stats()
+    elif PROFILER == "ddtrace":
+        os.environ["DD_TRACE_AGENT_URL"] = f"http://{NOWHERE}"
+        os.environ["DD_TRACE_ENABLED"] = "false"
+        from ddtrace.profiling import Profiler
+
+        Profiler().start()
+    elif PROFILER == "blackfire":
+        from blackfire_conprof.profiler import Profiler as Blackfire
+
+        Blackfire(application_name="cost", agent_socket=f"tcp://{NOWHERE}").start()
+    elif PROFILER == "pyroscope":
+        import pyroscope
+
+        pyroscope.configure(application_name="cost", server_address=f"http://{NOWHERE}")
+
+
+def fold(text: str) -> int:
+    """Pure-Python work in a few small functions."""
+    total = 0
+    for word in text.split():
+        total = (total * 31 + len(word)) % 1_000_003
+    return total
+
+
+TEXT = "the quick brown fox jumps over the lazy dog " * 20
+
+
+def unit() -> int:
+    """About one millisecond of Python."""
+    total = sum(fold(TEXT) for _ in range(50))
+    record: dict[str, Any] = {"total": total, "rows": [{"id": n, "n": str(n)} for n in range(100)]}
+    return len(json.dumps(record))
+
+
+def cpu() -> None:
+    """One thread, pure Python."""
+    while True:
+        unit()
+        done()
+
+
+def threads() -> None:
+    """Eight threads: Python, hashing without the GIL, and a lock."""
+    lock = threading.Lock()
+    data = bytes(200_000)
+
+    def work() -> None:
+        while True:
+            unit()
+            hashlib.sha256(data).digest()
+            with lock:
+                fold(TEXT)
+            done()
+
+    for _ in range(7):
+        threading.Thread(target=work, daemon=True).start()
+    work()
+
+
+def flask_app() -> Any:
+    """An application with one route."""
+    from flask import Flask
+
+    app = Flask("cost")
+
+    @app.get("/items/<int:number>")
+    def items(number: int) -> dict[str, int]:
+        return {"number": number, "length": unit()}
+
+    return app
+
+
+def starlette_app() -> Any:
+    """An application with one asynchronous route."""
+    import asyncio
+
+    from starlette.applications import Starlette
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    async def items(request: Any) -> JSONResponse:
+        length = unit()
+        await asyncio.sleep(0)
+        return JSONResponse({"number": request.path_params["number"], "length": length})
+
+    return Starlette(routes=[Route("/items/{number:int}", items)])
+
+
+def drive(port: int) -> None:
+    """Ask for pages for ever, over two kept connections."""
+    import http.client
+    import time
+
+    def client(number: int) -> None:
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                while True:
+                    connection.request("GET", f"/items/{number}")
+                    answer = connection.getresponse()
+                    body = answer.read()
+                    assert answer.status == 200, body
+                    done()
+            except OSError:
+                time.sleep(0.05)
+
+    for number in range(2):
+        threading.Thread(target=client, args=(number,), daemon=True).start()
+
+
+def free_port() -> int:
+    """Return a TCP port that is free now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(kind: str) -> None:
+    """Serve in this process, with a client in a child that is not profiled."""
+    port = free_port()
+    client = os.fork()
+    if client == 0:
+        drive(port)
+        threading.Event().wait()
+    with open(PROGRESS + ".client", "w") as file:
+        file.write(str(client))
+    start_profiler()
+    if kind == "flask":
+        from gunicorn.app.base import BaseApplication
+
+        class Server(BaseApplication):  # type: ignore[misc]
+            def load_config(self) -> None:
+                settings = {"bind": f"127.0.0.1:{port}", "worker_class": "gthread", "threads": 4}
+                for key, value in {**settings, "workers": 1, "loglevel": "error"}.items():
+                    self.cfg.set(key, value)
+                self.cfg.set("post_fork", lambda *_: PROFILER in _AFTER_FORK and start_profiler())
+
+            def load(self) -> Any:
+                return flask_app()
+
+        Server().run()
+    else:
+        import uvicorn
+
+        uvicorn.run(starlette_app(), host="127.0.0.1", port=port, log_level="error")
+
+
+# These do not follow a fork by themselves, or only when started again.
+_AFTER_FORK = ("pyroscope",)
+
+if __name__ == "__main__":
+    if WORKLOAD in ("flask", "starlette"):
+        serve(WORKLOAD)
+    else:
+        start_profiler()
+        {"cpu": cpu, "threads": threads}[WORKLOAD]()
