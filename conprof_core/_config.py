@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from conprof_core import exporters
 from conprof_core._engine import ENGINES
@@ -203,8 +203,7 @@ def _labels(option: str, value: object) -> Mapping[str, str]:
     return MappingProxyType(pairs)
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One row of the table of options.
 
     Attributes:
@@ -328,8 +327,7 @@ class Config:
         return tuple(name for name in names if getattr(self, name) != getattr(other, name))
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A configuration with where it came from.
 
     Attributes:

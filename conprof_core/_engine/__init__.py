@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from conprof_core.errors import EngineUnavailableError
@@ -60,8 +59,7 @@ class Row(NamedTuple):
     cpu_ns: int
 
 
-@dataclass(frozen=True)
-class EngineSettings:
+class EngineSettings(NamedTuple):
     """What an engine needs to know.
 
     Attributes:
@@ -172,6 +170,9 @@ def choose(prefer: str | None) -> tuple[Engine, str]:
             reason = unavailable.reason
         except ImportError:
             reason = "the C extension is not part of this installation"
+        except Exception as error:
+            # Of another build, or none: the sources alone import as an empty namespace package.
+            reason = f"the C extension does not fit ({type(error).__name__}: {error})"
         if prefer == "native":
             raise EngineUnavailableError("native", reason)
     from conprof_core._engine.portable import PortableEngine

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from importlib import import_module
-from typing import Final, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from conprof_core.errors import ConfigError
 from conprof_core.exporters.naming import Naming
@@ -85,8 +85,7 @@ class Verdict(Enum):
     REFUSED = "refused"  # it is there and will never take this profile
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Result of one attempt.
 
     Attributes:
