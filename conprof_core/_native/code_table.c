@@ -34,12 +34,12 @@ conprof_code_release(struct conprof_code *code)
     }
 }
 
-/* Writes one code point as UTF-8; lone surrogates become U+FFFD, as no decoder
- * takes them. */
+/* Writes one code point as UTF-8; what no decoder takes (lone surrogates, numbers
+ * beyond Unicode) becomes U+FFFD. */
 static size_t
 put_utf8(char *to, uint32_t c)
 {
-    if (c >= 0xD800 && c <= 0xDFFF) {
+    if ((c >= 0xD800 && c <= 0xDFFF) || c > 0x10FFFF) {
         c = 0xFFFD;
     }
     if (c < 0x80) {
