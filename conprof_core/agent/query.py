@@ -162,7 +162,8 @@ def table(store: Store, selection: Selection, key: str = route_key) -> dict[str,
         "sum(value)"
         if not instant
         else (
-            f"round(sum(value * greatest(end_ms - start_ms, 1)) / {max(1, round(covered_s * 1000))})"
+            "round(sum(value * greatest(end_ms - start_ms, 1)) "
+            f"/ {max(1, round(covered_s * 1000))})"
         )
     )
     rate = "sum(value)" if instant else "sum(value) * 1000.0 / greatest(max(end_ms - start_ms), 1)"
@@ -264,8 +265,8 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
     rows = (
         store.connection.cursor()
         .execute(
-            f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM (SELECT g, start_ms, "
-            f"end_ms, sum(value)::DOUBLE AS value, unnest(range(start_ms // {step_ms}, "
+            f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM (SELECT g, "
+            f"start_ms, end_ms, sum(value)::DOUBLE AS value, unnest(range(start_ms // {step_ms}, "
             f"greatest(end_ms - 1, start_ms) // {step_ms} + 1)) AS b FROM ({source}) "
             "GROUP BY g, file, win, start_ms, end_ms) GROUP BY g, b",
             parameters,

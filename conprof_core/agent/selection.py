@@ -57,8 +57,8 @@ def parse_selection(
     """Return the selection that the parameters of a request name.
 
     ``type``, ``service``, ``from`` and ``to`` (unix seconds, or ``-1h``, ``now``), and any number
-    of ``label=key=value`` or ``label=key!=value``. With a prefix such as ``base.``, what is not given
-    under it is as without it, labels as a whole.
+    of ``label=key=value`` or ``label=key!=value``. With a prefix such as ``base.``, what is not
+    given under it is as without it, labels as a whole.
 
     Raises:
         BadQueryError: a parameter cannot be used.

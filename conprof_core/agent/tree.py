@@ -178,7 +178,7 @@ class FlameTree:
             stack.append(~node)
             stack.extend(children[node])
         hottest = self._function_lines()
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number in range(1, count):
             name, file = self.functions[number]
             module, kind = classify(name, file)

@@ -42,7 +42,7 @@ class Writer:
         self._thread.start()
 
     def submit(self, upload: Upload) -> Future[None]:
-        """Return a future that ends when the upload is durable, or with ``StoreUnavailableError``."""
+        """Return a future; it ends when the upload is durable, or ``StoreUnavailableError``."""
         future: Future[None] = Future()
         try:
             self._queue.put_nowait((upload, future))

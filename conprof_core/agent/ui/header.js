@@ -33,7 +33,7 @@ export function header({ onTheme }) {
   function update(services) {
     fill(service, services.map((s) => h("option", { value: s.name, selected: s.name === state.service }, s.name)));
     service.hidden = !services.length;
-    const types = services.find((s) => s.name === state.service)?.types ?? [];
+    const types = services.find((s) => s.name === state.service)?.types.filter((t) => t.total || t.name === state.type) ?? [];
     fill(type, types.map((t) =>
       h("option", { value: t.name, selected: t.name === state.type, title: t.original }, format.typeName(t.name))));
     type.hidden = !types.length;
