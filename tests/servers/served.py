@@ -119,7 +119,7 @@ def visit(url: str, concurrency: int = 4, *, skip: str = "") -> None:
     visits = {name: count for name, count in VISITS.items() if name != skip}
     wanted = {**STATUSES, 200: STATUSES[200] - (VISITS[skip] if skip else 0)}
     statuses = traffic.visit(url, traffic.plan(visits), concurrency, keep_alive=False)
-    assert dict(statuses) == wanted
+    assert dict(statuses) == wanted, f"{dict(statuses)}, not {wanted}"
 
 
 def stop(process: Running, number: int = signal.SIGTERM, *, codes: Sequence[int] = (0,)) -> str:
