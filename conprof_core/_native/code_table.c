@@ -144,6 +144,7 @@ conprof_code_table_add(const uint64_t *words, uint32_t n)
     uint32_t table_bytes = (uint32_t)words[CONPROF_CODE_LINETABLE];
     const uint64_t *at = words + CONPROF_CODE_DATA;
     if (name_raw > CONPROF_MAX_NAME_BYTES || file_raw > CONPROF_MAX_NAME_BYTES ||
+        table_bytes > CONPROF_MAX_LINETABLE_BYTES ||
         CONPROF_CODE_DATA + (name_raw + 7) / 8 + (file_raw + 7) / 8 + (table_bytes + 7) / 8 > n) {
         return;
     }
@@ -239,7 +240,10 @@ conprof_code_line(const struct conprof_code *code, int32_t instruction)
     const unsigned char *at =
         (const unsigned char *)code->data + code->name_bytes + code->file_bytes;
     const unsigned char *end = at + code->table_bytes;
-    int32_t line = code->first_line, passed = 0, known = code->first_line;
+    /* A table that was cut, or is none, may sum up to anything: 64 bits hold it (32 KiB
+     * of deltas of 31 bits), and what is no line number is not passed on. */
+    int64_t line = code->first_line, passed = 0;
+    int32_t known = code->first_line;
     if (instruction < 0) {
         return code->first_line;
     }
@@ -270,7 +274,9 @@ conprof_code_line(const struct conprof_code *code, int32_t instruction)
         else if (form < 10) {
             at += 1;
         }
-        known = has_line ? line : known;
+        if (has_line && line >= 0 && line <= INT32_MAX) {
+            known = (int32_t)line;
+        }
         passed += (head & 7) + 1;
         if (instruction < passed) {
             return known;
