@@ -163,12 +163,16 @@ def serve(kind: str) -> None:
     if kind == "flask":
         from gunicorn.app.base import BaseApplication
 
+        def after_fork(server: Any, worker: Any) -> None:
+            if PROFILER in _AFTER_FORK:
+                start_profiler()
+
         class Server(BaseApplication):  # type: ignore[misc]
             def load_config(self) -> None:
                 settings = {"bind": f"127.0.0.1:{port}", "worker_class": "gthread", "threads": 4}
                 for key, value in {**settings, "workers": 1, "loglevel": "error"}.items():
                     self.cfg.set(key, value)
-                self.cfg.set("post_fork", lambda *_: PROFILER in _AFTER_FORK and start_profiler())
+                self.cfg.set("post_fork", after_fork)
 
             def load(self) -> Any:
                 return flask_app()
