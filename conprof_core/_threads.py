@@ -48,9 +48,10 @@ class Lock(Protocol):
 
 def original(module: str, name: str) -> Any:
     """Return what gevent has replaced, or the thing itself."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None:
-        return monkey.get_original(module, name)
+    # The attribute is missing while another thread is still importing gevent.monkey.
+    get_original = getattr(sys.modules.get("gevent.monkey"), "get_original", None)
+    if get_original is not None:
+        return get_original(module, name)
     return getattr(import_module(module), name)
 
 

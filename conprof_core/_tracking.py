@@ -111,14 +111,14 @@ def _cell_of_task(loop: AbstractEventLoop) -> LabelCell | None:
 
 
 def _is_patched_by_gevent() -> bool:
-    monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
+    is_patched = getattr(sys.modules.get("gevent.monkey"), "is_module_patched", None)
+    return is_patched is not None and bool(is_patched("threading"))
 
 
 def _has_gevent_hub() -> bool:
     """Whether the calling thread runs an event loop of gevent."""
-    local = sys.modules.get("gevent._hub_local")
-    return local is not None and local.get_hub_if_exists() is not None
+    get_hub = getattr(sys.modules.get("gevent._hub_local"), "get_hub_if_exists", None)
+    return get_hub is not None and get_hub() is not None
 
 
 def _gil_enabled() -> bool:
