@@ -34,12 +34,12 @@ conprof_code_release(struct conprof_code *code)
     }
 }
 
-/* Writes one code point as UTF-8; what no decoder takes (lone surrogates, numbers
- * beyond Unicode) becomes U+FFFD. */
+/* Writes one code point as UTF-8; what some decoder would not take (NUL, lone
+ * surrogates, numbers beyond Unicode) becomes U+FFFD. */
 static size_t
 put_utf8(char *to, uint32_t c)
 {
-    if ((c >= 0xD800 && c <= 0xDFFF) || c > 0x10FFFF) {
+    if (c == 0 || (c >= 0xD800 && c <= 0xDFFF) || c > 0x10FFFF) {
         c = 0xFFFD;
     }
     if (c < 0x80) {
@@ -154,8 +154,13 @@ conprof_code_table_add(const uint64_t *words, uint32_t n)
     at += (name_raw + 7) / 8;
     size_t file_bytes = decode(file, (const unsigned char *)at, file_raw, file_kind);
     at += (file_raw + 7) / 8;
+    if (name_bytes == 0) {
+        name[0] = '?';
+        name_bytes = 1;
+    }
+    int32_t first_line = (int32_t)(uint32_t)words[CONPROF_CODE_FIRST_LINE];
     struct conprof_code *code = new_code(name, name_bytes, file, file_bytes, at, table_bytes,
-                                         (int32_t)(uint32_t)words[CONPROF_CODE_FIRST_LINE]);
+                                         first_line < 1 ? 1 : first_line);
     if (code == NULL) {
         return;
     }
