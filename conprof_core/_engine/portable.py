@@ -117,10 +117,15 @@ class PortableEngine:
                 return 0
             self._looks += 1
             seen = 0
-            for ident, frame, cpu_ns in clocks.look():
-                seen += 1
-                table.add(frame, _tracking.current(ident), ident, cpu_ns)
-                del frame
+            try:
+                for ident, frame, cpu_ns in clocks.look():
+                    seen += 1
+                    table.add(frame, _tracking.current(ident), ident, cpu_ns)
+                    del frame
+            except OSError:
+                # The interpreter knows a thread that the system does not, as when C code ended
+                # a thread without telling Python. Its clock must not be asked for again.
+                self._clocks = SharedClock()
             return seen
 
     def _run_ticker(self, thread: Thread, previous: Thread | None) -> None:
