@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import stat
 import sys
@@ -105,6 +106,10 @@ class Running:
 
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM, then close everything."""
+        # uvicorn raises the signal again when it has ended, under the handlers found here: with the
+        # default ones the process would be gone before it closed anything.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         try:
             self.server.run(sockets=self.sockets)
         finally:

@@ -57,7 +57,8 @@ def test_takes_any_compression_and_any_order(pack, event_first) -> None:
 def test_takes_the_shape_of_the_go_probe() -> None:
     """CPU, heap and metrics as separate zstd parts, event last, tags repeated."""
     cpu = make.pprof(
-        [("samples", "count"), ("cpu", "nanoseconds")], [([("main.main", "main.go", 3)], {}, [2, 20])]
+        [("samples", "count"), ("cpu", "nanoseconds")],
+        [([("main.main", "main.go", 3)], {}, [2, 20])],
     )
     heap = make.pprof(
         [("alloc_objects", "count"), ("alloc_space", "bytes"), ("inuse_objects", "count")]
