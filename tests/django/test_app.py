@@ -8,12 +8,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("django")
-
 from support import django_project
 from support.process import run_script
-
-django_project.configure()
 
 from django.apps import apps
 from django.conf import settings

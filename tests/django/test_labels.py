@@ -10,12 +10,8 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("django")
-
 from support import django_project
 from support.cells import labels_here
-
-django_project.configure()
 
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
