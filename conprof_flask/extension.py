@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-from flask import request, request_started
+from flask import got_request_exception, request
 
 from conprof_core import Config, ConprofError, Profiler
 from conprof_flask.wsgi import LabelledApp, note_rule
@@ -58,9 +58,8 @@ class Conprof:
                 _start(profiler)
 
         app.wsgi_app = LabelledApp(app.wsgi_app, start)  # type: ignore[method-assign]
-        # Sent for every request that Flask dispatches, matched or not, before any of the
-        # application's own functions.
-        request_started.connect(_on_request, app, weak=False)
+        # The rule of a request that ends in an exception; the others start a response.
+        got_request_exception.connect(_on_exception, app, weak=False)
 
     def _read(self, app: Flask) -> dict[str, Any]:
         options = {
@@ -74,7 +73,7 @@ class Conprof:
         return options
 
 
-def _on_request(sender: Flask, **_: Any) -> None:
+def _on_exception(sender: Flask, **_: Any) -> None:
     note_rule(request._get_current_object())  # type: ignore[attr-defined]
 
 

@@ -41,7 +41,7 @@ class LabelledApp:
             self._started = True
         if not is_running():
             return self.app(environ, start_response)
-        request = environ[_KEY] = _Request(start_response)
+        request = environ[_KEY] = _Request(environ, start_response)
         scope = request_scope(_METHODS.get(environ["REQUEST_METHOD"], _OTHER), request.labels)
         scope.enter()
         try:
@@ -58,10 +58,10 @@ class LabelledApp:
 
 
 def note_rule(request: Request) -> None:
-    """Tell the layer around ``request`` which rule Flask matched."""
+    """Tell the layer around ``request`` which rule Flask matched, when no response will."""
     noted: _Request | None = request.environ.get(_KEY)
-    if noted is not None and request.url_rule is not None:
-        noted.rule = request.url_rule.rule
+    if noted is not None:
+        noted.read_rule()
 
 
 def _is_ready(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
@@ -73,22 +73,35 @@ def _is_ready(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
 
 
 class _Request:
-    """What is known about one request."""
+    """What is known about one request.
 
-    __slots__ = ("_start_response", "_status", "rule")
+    Flask keeps its request in the environ while it works on it, and takes it away in the end: the
+    rule is read from there when the response starts.
+    """
 
-    def __init__(self, start_response: StartResponse) -> None:
+    __slots__ = ("_environ", "_start_response", "_status", "rule")
+
+    def __init__(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
+        self._environ = environ
         self._start_response = start_response
         self._status = ""
         self.rule: str | None = None
 
+    def read_rule(self) -> str | None:
+        found = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
+        if found is not None:
+            self.rule = found.rule
+        return self.rule
+
     def start_response(self, status: str, *rest: Any) -> Callable[[bytes], object]:
         self._status = status
+        self.read_rule()
         return self._start_response(status, *rest)
 
     def labels(self) -> Mapping[str, str] | None:
         """The labels, or ``None`` while no route is known. Also called from another thread."""
-        return None if self.rule is None else {"http.route": self.rule}
+        rule = self.read_rule()
+        return None if rule is None else {"http.route": rule}
 
     def final_labels(self) -> Mapping[str, str]:
         """The labels once the application has returned."""
