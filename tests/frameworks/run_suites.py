@@ -71,7 +71,8 @@ def commands(name: str, source: Path) -> tuple[list[str], list[str], Path]:
         suite = ["runtests.py", "--verbosity", "2", "--parallel", "1", *DJANGO_SUITES]
         tests = source / "tests"
         return [sys.executable, *suite], [sys.executable, str(HERE / "django_suite.py"), *suite], tests
-    pytest = [sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider", "tests"]
+    pytest = [sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider"]
+    pytest += ["--continue-on-collection-errors", "tests"]
     if name == "starlette":
         pytest += ["-o", "addopts=", "-W", "default", "-p", "anyio"]
     return pytest, [*pytest, "-p", f"{name}_suite"], source
