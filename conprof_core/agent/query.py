@@ -31,22 +31,21 @@ def services(store: Store, from_s: float, to_s: float) -> list[dict[str, Any]]:
         rows = (
             store.connection.cursor()
             .execute(
-                f"SELECT series, type, min(start_ms), max(end_ms), count(DISTINCT win), sum(value) "
+                f"SELECT series, type, min(start_ms), max(end_ms), sum(value) "
                 f"FROM {segment.alias}.totals WHERE {whole.time_condition} GROUP BY series, type"
             )
             .fetchall()
         )
-        for number, type_number, start_ms, end_ms, windows, total in rows:
+        for number, type_number, start_ms, end_ms, total in rows:
             name, tags = tables.series[number]
             kind = tables.types[type_number]
             entry = found.setdefault(
                 name,
-                {"name": name, "first_ms": start_ms, "last_ms": end_ms, "windows": 0}
+                {"name": name, "first_ms": start_ms, "last_ms": end_ms}
                 | {"processes": set(), "types": {}, "language": dict(tags).get("language", "")},
             )
             entry["first_ms"] = min(entry["first_ms"], start_ms)
             entry["last_ms"] = max(entry["last_ms"], end_ms)
-            entry["windows"] += windows if type_number == 0 else 0
             entry["processes"].add(tags)
             kept = entry["types"].setdefault(
                 kind.name,
@@ -121,18 +120,24 @@ class _Groups:
         )
 
 
+def _numbered(parameter: int) -> str:
+    """Return a table (n, g) of a JSON list that is a parameter."""
+    numbers = f"${parameter}::JSON::INTEGER[]"
+    return f"(SELECT unnest(range(len({numbers}))) AS n, unnest({numbers}) AS g)"
+
+
 def _grouped(store: Store, selection: Selection, groups: _Groups) -> tuple[str, list[str]]:
     """Return SQL giving (g, file, win, start_ms, end_ms, value) and its parameters."""
     selects, parameters = [], []
     for segment, tables, number, where in places(store, selection):
         by_labels, by_series = groups.maps(tables)
         parameters += [by_labels, by_series]
-        label_map = f"(SELECT ${len(parameters) - 1}::JSON::INTEGER[])"
-        series_map = f"(SELECT ${len(parameters)}::JSON::INTEGER[])"
+        # Joined, not looked up in a list: a list would be copied for every row.
         selects.append(
-            f"SELECT coalesce({label_map}[labels + 1], {series_map}[series + 1]) AS g, "
-            f"'{segment.alias}' AS file, win, start_ms, end_ms, value "
-            f"FROM {segment.alias}.totals WHERE type = {number} AND {where}"
+            f"SELECT coalesce(l.g, s.g) AS g, {len(selects)} AS file, win, start_ms, end_ms, value "
+            f"FROM (SELECT * FROM {segment.alias}.totals WHERE type = {number} AND {where}) "
+            f"JOIN {_numbered(len(parameters) - 1)} l ON labels = l.n "
+            f"JOIN {_numbered(len(parameters))} s ON series = s.n"
         )
     return " UNION ALL ".join(selects), parameters
 

@@ -172,6 +172,7 @@ onChange((changed) => {
 addEventListener("keydown", (event) => {
   const typing = event.target.matches?.("input, select, textarea");
   if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (document.querySelector("dialog") && event.key !== "?") return; // it closes itself on Escape
   if (typing) {
     if (event.key === "Escape") event.target.blur();
     return;

@@ -28,7 +28,7 @@ export function diffView() {
     ],
     label: "Difference",
   });
-  const full = h("div", {}, flame.element, h("h3", { class: "half" }, "Functions that changed most"), tableBox);
+  const full = h("div", {}, flame.element, h("h3", { class: "half changed" }, "Functions that changed most"), tableBox);
   const body = h("div");
   const element = h("section", { class: "view", "aria-label": "Compare" }, head, body);
 
