@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import conprof_core
 
 REQUESTS = 2_000
-ROUNDS = 15
+ROUNDS = 7
 LIMITS_US = {"Flask": 5.0, "ASGI (Starlette)": 5.0, "Django (WSGI)": 10.0, "Django (ASGI)": 10.0}
 
 Round = Callable[[], None]

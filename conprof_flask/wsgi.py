@@ -9,7 +9,6 @@ from conprof_core import is_running, request_scope
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
     from flask import Request
 
     from conprof_core import RequestScope

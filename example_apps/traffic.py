@@ -126,7 +126,7 @@ def main() -> None:
     arguments = parser.parse_args()
     wait_until_up(arguments.url)
     statuses = visit(arguments.url, _for_seconds(arguments.seconds), arguments.concurrency)
-    print(", ".join(f"{count} × {status or 'no answer'}" for status, count in statuses.items()))
+    print(", ".join(f"{count} times {status or 'no answer'}" for status, count in statuses.items()))
 
 
 if __name__ == "__main__":

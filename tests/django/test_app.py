@@ -7,14 +7,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
-from support import django_project
-from support.process import run_script
-
 from django.apps import apps
 from django.conf import settings
 from django.core import checks, mail
 from django.test import RequestFactory, override_settings
+from support.process import run_script
 
 import conprof_core
 from conprof_django.checks import check_conprof

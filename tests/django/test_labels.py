@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
-from support import django_project
-from support.cells import labels_here
-
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import RequestFactory, override_settings
+from support import django_project
+from support.cells import labels_here
 
 from conprof_core import testing
 from conprof_django.middleware import ConprofMiddleware

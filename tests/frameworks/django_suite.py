@@ -1,4 +1,4 @@
-"""Runs Django's ``runtests.py`` with conprof's middleware in every handler, the profiler always on."""
+"""Runs Django's ``runtests.py`` with conprof's middleware in every handler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pytest plugin for Flask's own suite: the extension in every application, the profiler always on."""
+"""pytest plugin for Flask's own suite: the extension in every application."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from servers.served import DJANGO, STARLETTE, Shop, check, serving, stop, visit
 from support.fake_agent import FakeAgent
+
+from servers.served import DJANGO, STARLETTE, Shop, check, serving, stop, visit
 
 UVICORN = [sys.executable, "-m", "uvicorn", "--port", "{port}"]
 HYPERCORN = [sys.executable, "-m", "hypercorn", "--bind", "127.0.0.1:{port}"]

@@ -12,7 +12,7 @@ import pytest
 from support.fake_agent import FakeAgent
 from support.process import run_script, start_command, start_script
 
-TASKS = '''
+TASKS = """
 import os, time
 from celery import Celery, Task
 from conprof_core.jobs import labelled_task
@@ -30,7 +30,7 @@ def burn(seconds):
         sum(range(50))
     open(os.path.join(os.environ["JOBS_DONE"], f"{os.getpid()}-{time.monotonic_ns()}"), "w").close()
     return seconds
-'''
+"""
 
 
 @pytest.mark.parametrize("pool", ["solo", "prefork", "threads"])

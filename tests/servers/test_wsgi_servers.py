@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers.served import DJANGO, FLASK, ROOT, Shop, check, serving, stop, visit, wait_for_children
 from support.fake_agent import FakeAgent
 from support.process import Running
+
+from servers.served import DJANGO, FLASK, ROOT, Shop, check, serving, stop, visit, wait_for_children
 
 UWSGI = shutil.which("uwsgi", path=str(Path(sys.executable).parent))
 UWSGI_COMMAND = [
