@@ -18,7 +18,7 @@ import tempfile
 
 from playwright.sync_api import sync_playwright
 
-ARGUMENTS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync".split()
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 MEASURE = """async (count) => {
   const { Tree } = await import("./tree.js");
   const { FlameGraph } = await import("./flamegraph.js");
@@ -68,8 +68,14 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory, sync_playwright() as driver:
         agent = subprocess.Popen(
-            [sys.executable, "-m", "conprof_core.cli.main", "agent"]
-            + ["--listen=127.0.0.1:0", f"--data={directory}"],
+            [
+                sys.executable,
+                "-m",
+                "conprof_core.cli.main",
+                "agent",
+                "--listen=127.0.0.1:0",
+                f"--data={directory}",
+            ],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},

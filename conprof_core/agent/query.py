@@ -128,7 +128,8 @@ def _numbered(parameter: int) -> str:
 
 def _grouped(store: Store, selection: Selection, groups: _Groups) -> tuple[str, list[str]]:
     """Return SQL giving (g, file, win, start_ms, end_ms, value) and its parameters."""
-    selects, parameters = [], []
+    selects: list[str] = []
+    parameters: list[str] = []
     for segment, tables, number, where in places(store, selection):
         by_labels, by_series = groups.maps(tables)
         parameters += [by_labels, by_series]

@@ -61,8 +61,12 @@ def test_takes_the_shape_of_the_go_probe() -> None:
         [([("main.main", "main.go", 3)], {}, [2, 20])],
     )
     heap = make.pprof(
-        [("alloc_objects", "count"), ("alloc_space", "bytes"), ("inuse_objects", "count")]
-        + [("inuse_space", "bytes")],
+        [
+            ("alloc_objects", "count"),
+            ("alloc_space", "bytes"),
+            ("inuse_objects", "count"),
+            ("inuse_space", "bytes"),
+        ],
         [([("main.main", "main.go", 4)], {}, [1, 2, 3, 4])],
     )
     mutex = make.pprof([("contentions", "count"), ("delay", "nanoseconds")], [])

@@ -47,7 +47,12 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
         senders = [threading.Thread(target=send) for _ in range(SENDERS)]
         for sender in senders:
             sender.start()
-        time.sleep(chance.uniform(0.02, 0.25))
+        # Killed after some answers, at any moment of the next upload.
+        wanted = len(acknowledged) + chance.randrange(1, 6)
+        deadline = time.monotonic() + 20
+        while len(acknowledged) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.03))
         agent.kill()
         for sender in senders:
             sender.join()

@@ -132,8 +132,14 @@ def test_info_is_tolerated(agent: make.Agent) -> None:
 def test_a_second_agent_is_refused_and_says_by_whom(tmp_path: Path) -> None:
     with make.Agent(tmp_path) as first:
         second = subprocess.run(
-            [sys.executable, "-m", "conprof_core.cli.main", "agent"]
-            + ["--listen=127.0.0.1:0", f"--data={tmp_path}"],
+            [
+                sys.executable,
+                "-m",
+                "conprof_core.cli.main",
+                "agent",
+                "--listen=127.0.0.1:0",
+                f"--data={tmp_path}",
+            ],
             capture_output=True,
             text=True,
             timeout=60,
@@ -145,8 +151,14 @@ def test_a_second_agent_is_refused_and_says_by_whom(tmp_path: Path) -> None:
 
 def test_other_addresses_need_a_token(tmp_path: Path) -> None:
     refused = subprocess.run(
-        [sys.executable, "-m", "conprof_core.cli.main", "agent"]
-        + ["--listen=0.0.0.0:0", f"--data={tmp_path}"],
+        [
+            sys.executable,
+            "-m",
+            "conprof_core.cli.main",
+            "agent",
+            "--listen=0.0.0.0:0",
+            f"--data={tmp_path}",
+        ],
         capture_output=True,
         text=True,
         timeout=60,

@@ -131,7 +131,8 @@ def test_adjacent_ranges_share_no_window(tmp_path: Path) -> None:
     before = Selection("cpu", base - 100, cut, "shop")
     after = Selection("cpu", cut, NOW, "shop")
     assert total(store, before) + total(store, after) == 40 * 100_000_000
-    assert total(store, before) and total(store, after)
+    assert total(store, before)
+    assert total(store, after)
     store.close()
 
 

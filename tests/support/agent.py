@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 BOUNDARY = "between-the-parts"
@@ -71,9 +71,7 @@ def pprof(
         body += message(1, number(1, text(name)) + number(2, text(unit)))
     for (name, file, line), identity in locations.items():
         function = functions.setdefault((name, file), len(functions) + 1)
-        body += message(
-            4, number(1, identity) + message(4, number(1, function) + number(2, line))
-        )
+        body += message(4, number(1, identity) + message(4, number(1, function) + number(2, line)))
     for (name, file), identity in functions.items():
         body += message(5, number(1, identity) + number(2, text(name)) + number(4, text(file)))
     return body + b"".join(message(6, value.encode()) for value in strings)
@@ -137,8 +135,15 @@ class Agent:
 
     def __init__(self, data: Path, *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "conprof_core.cli.main", "agent", "--listen=127.0.0.1:0"]
-            + [f"--data={data}", *options],
+            [
+                sys.executable,
+                "-m",
+                "conprof_core.cli.main",
+                "agent",
+                "--listen=127.0.0.1:0",
+                f"--data={data}",
+                *options,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -155,7 +160,7 @@ class Agent:
         self.port = int(found[1])
         self.url = found[0]
 
-    def __enter__(self) -> Agent:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -55,7 +55,17 @@ export class Tree {
     for (let node = 0; node < length; node += 1) {
       const from = first[node];
       const to = first[node + 1];
-      if (to - from > 1) children.subarray(from, to).sort((a, b) => rank[func[a]] - rank[func[b]]);
+      if (to - from > 16) children.subarray(from, to).sort((a, b) => rank[func[a]] - rank[func[b]]);
+      else {
+        // Most nodes have few children: an insertion sort spares a view and a comparator for each.
+        for (let k = from + 1; k < to; k += 1) {
+          const child = children[k];
+          const own = rank[func[child]];
+          let at = k;
+          for (; at > from && rank[func[children[at - 1]]] > own; at -= 1) children[at] = children[at - 1];
+          children[at] = child;
+        }
+      }
       let at = this.x[node];
       for (let k = from; k < to; k += 1) {
         const child = children[k];
