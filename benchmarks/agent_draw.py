@@ -6,6 +6,7 @@ The tree is made in the page; the figures are those of the viewer's own modules:
 answer's arrays and laying them out, one full paint, and frames a second during zooms.
 """
 
+# ruff: noqa: E501 - the script inside
 from __future__ import annotations
 
 import argparse

@@ -7,6 +7,7 @@ are threads of this process over keep-alive connections, so the figure includes 
 same machine. The bodies are made before the clock starts.
 """
 
+# ruff: noqa: E501 - multipart heads
 from __future__ import annotations
 
 import argparse
@@ -37,15 +38,11 @@ def body(number: int, stacks: int, now: float) -> bytes:
     rows = []
     for stack in range(stacks):
         shape = random.Random(stack)
+        # A common way in, then a walk through a call tree, as requests of one program make.
         frames = [
-            (
-                f"function_{shape.randrange(80)}",
-                f"/srv/shop/module_{shape.randrange(12)}.py",
-                1 + shape.randrange(9),
-                1,
-            )
-            for _ in range(12 + shape.randrange(14))
-        ]
+            (f"level_{level}_{shape.randrange(1 + level // 3)}", f"/srv/shop/{level}.py", 10, 1)
+            for level in range(12 + shape.randrange(10))
+        ][::-1]
         labels = (("http.request.method", "GET"), ("http.route", ROUTES[stack % len(ROUTES)]))
         samples = 1 + chance.randrange(4)
         rows.append(

@@ -7,6 +7,7 @@ types. The rows are made inside DuckDB, in the store's own schema; the stacks co
 intake's own tables. Figures are the median of five runs in one process, caches warm, and the first.
 """
 
+# ruff: noqa: E501 - SQL
 from __future__ import annotations
 
 import argparse

@@ -173,7 +173,9 @@ class Api:
         found = stacks(self._store, selection)
         content: str | bytes
         if wanted == "pprof":
-            start, end = int(selection.from_s * 1e9), int(selection.to_s * 1e9)
+            # The duration is what uploads cover, so that rates taken from the file are right.
+            start = int(selection.from_s * 1e9)
+            end = start + covered_ms(self._store, selection) * 1_000_000
             content = export.pprof(found, selection.type, unit, start, end)
         elif wanted == "folded":
             content = export.folded(found)

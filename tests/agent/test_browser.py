@@ -1,5 +1,6 @@
 """The viewer in a real browser: every control, and what it draws."""
 
+# ruff: noqa: E501 - scripts for the page
 from __future__ import annotations
 
 import os

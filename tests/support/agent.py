@@ -1,5 +1,6 @@
 """Uploads in every probe's shape, made here and not by the product, and an agent to send them to."""
 
+# ruff: noqa: E501 - commands
 from __future__ import annotations
 
 import gzip
