@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["LabelledApp", "note_rule"]
 
 _KEY: Final = "conprof.request"
+_NOTHING: Final[dict[str, Any]] = {}
 
 _METHODS: Final[Mapping[str, Mapping[str, str]]] = {
     method: {"http.request.method": method}
@@ -103,7 +104,8 @@ class _Request:
         return None if rule is None else {"http.route": rule}
 
     def final_labels(self) -> Mapping[str, str]:
-        """The labels once the application has returned."""
+        """The labels once the application has returned; no cycle is left for the collector."""
+        self._environ = _NOTHING
         route = "<unmatched>" if self.rule is None else self.rule
         if not self._status:
             return {"http.route": route}

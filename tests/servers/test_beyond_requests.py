@@ -48,7 +48,7 @@ def test_celery(pool: str, agent: FakeAgent, tmp_path: Path) -> None:
         "BLACKFIRE_CONPROF_PERIOD": "3600",
         "BLACKFIRE_CONPROF_CPU_PROFILERATE": "250",
     }
-    run_script("import jobs; [jobs.burn.delay(0.1) for _ in range(8)]", env=env)
+    run_script("import jobs; [jobs.burn.delay(0.1) for _ in range(8)]", env=env, cwd=tmp_path)
     command = [sys.executable, "-m", "celery", "-A", "jobs", "worker", "--pool", pool]
     command += ["--concurrency", "2", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]
     with start_command(command, env=env, cwd=tmp_path) as worker:

@@ -175,7 +175,8 @@ def HAND_ON(burn):
 
 with testing.capture(cpu_profile_rate=250) as captured:
     for _ in range(8):
-        threads = [threading.Thread(target=wsgi, args=(app, f"/{n}/{i}")) for n in "ab" for i in (1, 2)]
+        paths = [f"/{name}/{i}" for name in "ab" for i in (1, 2)]
+        threads = [threading.Thread(target=wsgi, args=(app, path)) for path in paths]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -80,7 +80,7 @@ def test_flask_run(reload: bool, agent: FakeAgent, tmp_path: Path) -> None:
 
 
 def _stop_development_server(process: Running, reload: bool) -> None:
-    """Interrupt what serves. A reloader's parent that is interrupted too kills its child at once."""
+    """Interrupt what serves: a reloader's parent that is interrupted too kills its child."""
     import os
 
     serving_pid = wait_for_children(process.pid, 1)[0] if reload else process.pid
