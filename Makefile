@@ -19,9 +19,10 @@ $(BIN)/python:
 	@test -n "$(TAG)" || { echo "no CPython 3.11 or newer was found; say make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-## test      run the tests against the installed package
+## test      run the tests
+# Editable, so that scripts and servers that the tests start from the tree find the same extension.
 test: $(BIN)/python
-	$(BIN)/python -m pip install --quiet ".[test]"
+	$(BIN)/python -m pip install --quiet -e ".[test]"
 	$(BIN)/pytest $(ARGS)
 
 ## test-all  run the tests on every interpreter from 3.11 to 3.15, portable engine and no compiler included

@@ -31,6 +31,7 @@ else:
         def charge() -> None:
             """The portable engine has nothing to charge."""
 
+
 __all__ = ["install", "uninstall"]
 
 _CELL: Final = "_conprof_cell"

@@ -1,4 +1,4 @@
-"""The native engine as Python sees it; see _native/module.c and _engine/native.py."""
+# The native engine as Python sees it; see _native/module.c and _engine/native.py.
 
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -52,9 +52,7 @@ class Window:
     def rows(
         self,
     ) -> list[
-        tuple[
-            tuple[tuple[str, str, int, int], ...], tuple[tuple[str, str], ...], str, int, int
-        ]
+        tuple[tuple[tuple[str, str, int, int], ...], tuple[tuple[str, str], ...], str, int, int]
     ]: ...
 
 def intern_labels(pairs: Mapping[str, str] | Iterable[tuple[str, str]], /) -> LabelSet: ...

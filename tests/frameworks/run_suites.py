@@ -42,8 +42,19 @@ def fetch(name: str, into: Path) -> Path:
     """Download and unpack the source distribution of the installed version."""
     version = importlib.metadata.version(name)
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
-        + ["--dest", str(into), f"{name}=={version}"],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--dest",
+            str(into),
+            f"{name}=={version}",
+        ],
         check=True,
     )
     archive = next(path for path in into.iterdir() if path.name.lower().startswith(name))
