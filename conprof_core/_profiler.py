@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from conprof_core import _carry, _fork, _labels, _log, _servers
 from conprof_core._config import Config, load
-from conprof_core._engine import Engine, EngineSettings, EngineUnavailable, Row, choose
-from conprof_core._limits import EXIT_FLUSH_S, MAX_STACKS
-from conprof_core._loop import Loop
-from conprof_core._process import Process
+from conprof_core._engine import EngineUnavailable, Row, choose
+from conprof_core._limits import EXIT_FLUSH_S
+from conprof_core._session import Session, get_ahead_of_daemon_threads
 from conprof_core._threads import Lock, new_rlock
 from conprof_core.errors import AlreadyRunningError, EngineUnavailableError
 from conprof_core.exporters import Destination, Exporter, create
@@ -65,11 +62,11 @@ class Profiler:
         self._config = loaded.config
         self._problems = loaded.problems
         self._exporters = None if exporters is None else tuple(exporters)
-        self._observer: Callable[[list[Row]], object] | None = None
+        self.observer: Callable[[list[Row]], object] | None = None
 
     def observe(self, observer: Callable[[list[Row]], object]) -> None:
         """Have the rows of each window passed to ``observer``, for ``conprof_core.testing``."""
-        self._observer = observer
+        self.observer = observer
 
     @property
     def config(self) -> Config:
@@ -114,7 +111,7 @@ class Profiler:
     def _matches(self, other: Profiler) -> bool:
         return self._config == other._config and self._exporters == other._exporters
 
-    def _make_exporters(self) -> tuple[Exporter, ...]:
+    def make_exporters(self) -> tuple[Exporter, ...]:
         if self._exporters is not None:
             return self._exporters
         config = self._config
@@ -132,57 +129,6 @@ class Profiler:
         )
 
 
-class _Session:
-    """From a start to a stop, in one process."""
-
-    def __init__(
-        self,
-        owner: Profiler,
-        engine: Engine,
-        reason: str,
-        *,
-        stop_on_exit: bool,
-        profile_children: bool,
-        launched: bool,
-    ) -> None:
-        self.owner = owner
-        self.engine = engine
-        self.reason = reason
-        self.stop_on_exit = stop_on_exit
-        self.profile_children = profile_children
-        self.launched = launched
-        self.begin()
-
-    def begin(self) -> None:
-        """Begin in this process: a new identity, sequence and queue, and a running engine."""
-        config = self.owner.config
-        self.process = Process(config)
-        self.loop = Loop(
-            config, self.engine, self.owner._make_exporters(), self.process, self.owner._observer
-        )
-        self.started_ns = time.time_ns()
-        settings = EngineSettings(
-            rate_hz=config.cpu_profile_rate,
-            period_s=config.cpu_duration,
-            max_stacks=MAX_STACKS,
-            on_terminate=self._on_terminate,
-        )
-        self.loop.begin()
-        self.engine.start(settings, self.loop.tick)
-
-    def _on_terminate(self) -> None:
-        _get_ahead_of_daemon_threads()
-        self.loop.terminate(min(EXIT_FLUSH_S, self.owner.config.upload_timeout))
-
-    def end(self, timeout_s: float) -> None:
-        """Stop the engine and send what is left within ``timeout_s``."""
-        deadline = time.monotonic() + timeout_s
-        with _log.guard("stop"):
-            self.engine.stop()
-            self.loop.flush(deadline - time.monotonic())
-            self.loop.shutdown()
-
-
 class _State:
     """The one session of this process, and what starts, forks and ends it."""
 
@@ -191,7 +137,7 @@ class _State:
         self._lock_held_for_fork = False
         self._at_exit_registered = False
         self._logged: set[str] = set()
-        self.session: _Session | None = None
+        self.session: Session | None = None
 
     def start(
         self,
@@ -252,13 +198,13 @@ class _State:
         }
         try:
             try:
-                session = _Session(owner, engine, reason, **options)
+                session = Session(owner, engine, reason, **options)
             except EngineUnavailable as unavailable:
                 if prefer is not None:
                     raise EngineUnavailableError(prefer, unavailable.reason) from None
                 engine, _ = choose("portable")
                 reason = unavailable.reason
-                session = _Session(owner, engine, reason, **options)
+                session = Session(owner, engine, reason, **options)
         except RuntimeError as error:
             if isinstance(error, EngineUnavailableError):
                 raise
@@ -335,7 +281,7 @@ class _State:
             if session is None:
                 return
             if session.stop_on_exit:
-                _get_ahead_of_daemon_threads()
+                get_ahead_of_daemon_threads()
                 self.stop(min(EXIT_FLUSH_S, session.owner.config.upload_timeout))
             else:
                 session.engine.stop()
@@ -381,15 +327,6 @@ class _State:
             session.begin()
             self.session = session
             _labels.set_sampling(True)
-
-
-def _get_ahead_of_daemon_threads() -> None:
-    """Have busy threads hand over the GIL at once, in a process that is about to end anyway.
-
-    Every file and socket operation of the last upload gives the GIL away; with the usual 5 ms, and
-    a few threads that compute, the import of ``requests`` alone would take longer than is left.
-    """
-    sys.setswitchinterval(1e-5)
 
 
 _state = _State()

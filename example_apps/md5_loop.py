@@ -30,7 +30,7 @@ def md5_loop(count: int) -> str:
 def checksum(text: str) -> int:
     """A little pure-Python work beside it."""
     total = 0
-    for _ in range(HASHES // 400):
+    for _ in range(HASHES // 10):
         for character in text:
             total = (total * 31 + ord(character)) % 1_000_003
     return total
