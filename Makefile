@@ -10,7 +10,7 @@ VENV ?= .venv/$(TAG)
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help test test-all demo lint format bench stress sanitize fuzz pprof clean
+.PHONY: help test test-servers test-browser test-all demo lint format bench stress sanitize fuzz pprof clean
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -23,7 +23,17 @@ $(BIN)/python:
 # Editable, so that scripts and servers that the tests start from the tree find the same extension.
 test: $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[test]"
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(or $(ARGS),--ignore=tests/servers -m "not browser and not slow")
+
+## test-servers   the adapters under real servers, from an example application to the upload
+test-servers: $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[test,servers]"
+	$(BIN)/pytest tests/servers $(ARGS)
+
+## test-browser   the viewer in Debian's Chromium (apt-get install chromium), and the agent's slow tests
+test-browser: $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[test]"
+	$(BIN)/pytest tests/agent -m "browser or slow" $(ARGS)
 
 ## test-all  run the tests on every interpreter from 3.11 to 3.15, portable engine and no compiler included
 test-all:
