@@ -108,8 +108,10 @@ class Profiler:
         """Return counters of the running session; see ``conprof_core.stats``."""
         return _state.stats()
 
-    def _matches(self, other: Profiler) -> bool:
-        return self._config == other._config and self._exporters == other._exporters
+    @property
+    def exporters(self) -> tuple[Exporter, ...] | None:
+        """The destinations given as objects; ``None`` when ``export_to`` names them."""
+        return self._exporters
 
     def make_exporters(self) -> tuple[Exporter, ...]:
         if self._exporters is not None:
@@ -154,7 +156,9 @@ class _State:
                 self.postfork_child()
                 session = self.session
             if session is not None:
-                if session.owner is owner or session.owner._matches(owner):
+                running = session.owner
+                is_same = (running.config, running.exporters) == (owner.config, owner.exporters)
+                if running is owner or is_same:
                     return
                 if not session.launched:
                     raise AlreadyRunningError(session.owner.config.differing(owner.config))

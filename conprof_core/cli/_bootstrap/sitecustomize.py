@@ -38,9 +38,11 @@ def _start() -> None:
 
 def _run_shadowed(sys) -> None:  # type: ignore[no-untyped-def]
     """Import the ``sitecustomize`` that this one stands in front of, if there is one."""
+    from importlib import import_module
+
     mine = sys.modules.pop("sitecustomize", None)
     try:
-        import sitecustomize  # noqa: F401
+        import_module("sitecustomize")
     except ImportError as error:
         if error.name != "sitecustomize":
             raise
