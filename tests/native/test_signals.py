@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 from support.process import run_script
 
-pytest.importorskip("conprof_core._native", reason="the C extension is not part of this install")
-
 PRELUDE = """
 import ctypes, faulthandler, os, signal, sys, threading, time
 from conprof_core import _native

@@ -10,21 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-pytest.importorskip("conprof_core._native", reason="the C extension is not part of this install")
-
 from conprof_core import _native
 from conprof_core._engine import Row
 from conprof_core.testing import Captured, capture
 
 pytestmark = pytest.mark.native_core
-
-
-@pytest.fixture(autouse=True)
-def needs_native_engine() -> None:
-    import os
-
-    if os.environ.get("CONPROF_ENGINE") == "portable":
-        pytest.skip("the portable engine was demanded")
 
 
 def burn(cpu_s: float) -> None:
@@ -58,7 +48,7 @@ def test_lines_are_those_that_run() -> None:
                 lines[source] = lines.get(source, 0) + row.cpu_ns
                 assert start == two_places.__code__.co_firstlineno
     assert set(lines) == {"burn(0.1)", "burn(0.3)"}
-    assert 0.2 < lines["burn(0.1)"] / sum(lines.values()) < 0.3
+    assert 0.15 < lines["burn(0.1)"] / sum(lines.values()) < 0.35
 
 
 def generator() -> Iterator[int]:
