@@ -193,7 +193,7 @@ def test_a_state_is_averaged_over_time_and_added_over_processes(tmp_path: Path) 
     end = float(int(NOW)) - 100
     store.write([heap(end + n * 10, 1, 1000) for n in range(4)])
     store.write([heap(end + n * 10, 2, 500) for n in range(4)])
-    selection = Selection("heap_space", 0, NOW, "shop")
+    selection = Selection("heap_space", NOW - 600, NOW, "shop")
     assert total(store, selection) == 1500
     assert query.table(store, selection)["total"] == 1500
     line = query.series(store, selection, 10)["lines"][0]["values"]

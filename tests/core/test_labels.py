@@ -272,6 +272,8 @@ def test_the_python_twin_caps_and_recovers() -> None:
 
 def test_twin_and_extension_agree() -> None:
     native = pytest.importorskip("conprof_core._native", exc_type=ImportError)
+    if not hasattr(native, "LabelCell"):
+        pytest.skip("the sources alone import as an empty namespace")
     for kind in (native, _cells):
         assert kind.intern_labels({"b": "2", "a": "1"}).items() == (("a", "1"), ("b", "2"))
         assert kind.intern_labels([("a", "1"), ("a", "2")]).items() == (("a", "2"),)
