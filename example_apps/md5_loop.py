@@ -16,7 +16,7 @@ import time
 import conprof_core as conprof
 
 ROUNDS = 15
-HASHES = int(40_000 * float(os.environ.get("MD5_LOOP_WORK", "1")))
+HASHES = int(120_000 * float(os.environ.get("MD5_LOOP_WORK", "1")))
 
 
 def md5_loop(count: int) -> str:
@@ -30,7 +30,7 @@ def md5_loop(count: int) -> str:
 def checksum(text: str) -> int:
     """A little pure-Python work beside it."""
     total = 0
-    for _ in range(HASHES // 10):
+    for _ in range(HASHES // 40):
         for character in text:
             total = (total * 31 + ord(character)) % 1_000_003
     return total
