@@ -49,9 +49,11 @@ def body(number: int, stacks: int, now: float) -> bytes:
             Row(tuple(frames), labels, f"worker-{stack % 4}", samples, samples * 10_000_000)
         )
     start = now - 45 * (number // 20 + 1)
+    names = naming.blackfire()
     raw = encode_profile(
         rows,
-        naming.blackfire(100),
+        names.shapes[0],
+        names,
         start_ns=int(start * 1e9),
         end_ns=int((start + 45) * 1e9),
         mapping_file="python",

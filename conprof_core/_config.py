@@ -18,6 +18,7 @@ from conprof_core import exporters
 from conprof_core._engine import ENGINES
 from conprof_core._limits import MAX_RATE_HZ, MIN_RATE_HZ
 from conprof_core.errors import ConfigError
+from conprof_core.exporters.naming import Measured
 
 __all__ = ["OPTIONS", "Config", "Loaded", "Option", "ProfileType", "default_agent_socket", "load"]
 
@@ -320,6 +321,20 @@ class Config:
     def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: object) -> Config:
         """Return defaults < environment < explicit; unusable variables are passed over."""
         return load(explicit, environ).config
+
+    @property
+    def measured(self) -> Measured:
+        """What names and periods on the wire depend on."""
+        return Measured(self.cpu_profile_rate, tuple(str(kind) for kind in self.profile_types))
+
+    def destinations(self) -> tuple[exporters.Destination, ...]:
+        """Return where windows go, in the order of ``export_to``; by default the agent."""
+        return tuple(
+            exporters.Destination(
+                url, self.measured, self.agent_socket, self.server_id, self.server_token
+            )
+            for url in self.export_to or ("blackfire:",)
+        )
 
     def differing(self, other: Config) -> tuple[str, ...]:
         """Return the names of the fields in which two configurations differ."""

@@ -16,7 +16,7 @@ from conprof_core._engine import Engine, Row
 from conprof_core._process import Process
 from conprof_core._threads import Thread, new_lock, own_cpu_ns
 from conprof_core._window import Window
-from conprof_core.exporters import EncodedProfile, Exporter
+from conprof_core.exporters import EncodedWindow, Exporter
 from conprof_core.exporters.naming import Naming
 from conprof_core.exporters.queue import ExportQueue
 
@@ -109,7 +109,7 @@ class Loop:
             if self._observer is not None:
                 self._observer(window.rows())
             try:
-                encoded: dict[Naming, EncodedProfile] = {}
+                encoded: dict[Naming, EncodedWindow] = {}
                 for queue in self.queues:
                     naming = queue.exporter.naming
                     if naming not in encoded:

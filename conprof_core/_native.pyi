@@ -52,7 +52,12 @@ class Window:
     def rows(
         self,
     ) -> list[
-        tuple[tuple[tuple[str, str, int, int], ...], tuple[tuple[str, str], ...], str, int, int]
+        tuple[
+            tuple[tuple[str, str, int, int], ...],
+            tuple[tuple[str, str], ...],
+            str,
+            *tuple[int, ...],
+        ]
     ]: ...
 
 def intern_labels(pairs: Mapping[str, str] | Iterable[tuple[str, str]], /) -> LabelSet: ...

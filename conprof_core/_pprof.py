@@ -11,7 +11,7 @@ from typing import Final
 
 from conprof_core._engine import Row
 from conprof_core._limits import MAX_NAME
-from conprof_core.exporters.naming import Naming
+from conprof_core.exporters.naming import Naming, Shape
 
 __all__ = ["clean_name", "encode_profile"]
 
@@ -138,7 +138,8 @@ class _Builder:
 
 def _labels_of(row: Row, naming: Naming) -> tuple[tuple[str, str], ...]:
     # An empty value cannot be told from no label: both are string 0.
-    labels = {naming.label_names.get(key, key): value for key, value in row.labels if value}
+    renamed = dict(naming.label_names)
+    labels = {renamed.get(key, key): value for key, value in row.labels if value}
     if naming.thread_label is not None and row.thread_name:
         labels.setdefault(naming.thread_label, row.thread_name)
     return tuple(sorted((clean_name(key), clean_name(value)) for key, value in labels.items()))
@@ -150,6 +151,7 @@ def _value_type(builder: _Builder, name: str, unit: str) -> bytes:
 
 def encode_profile(
     rows: Iterable[Row],
+    shape: Shape,
     naming: Naming,
     *,
     start_ns: int,
@@ -157,16 +159,18 @@ def encode_profile(
     mapping_file: str,
     comments: Sequence[str] = (),
 ) -> bytes:
-    """Return an uncompressed pprof of ``rows`` under the names of ``naming``.
+    """Return an uncompressed pprof of ``rows`` under the names of ``shape`` and ``naming``.
 
-    Rows that are equal under these names are merged.
+    Rows that are equal under these names are merged; those without a value are left out.
     """
     builder = _Builder()
     merged: dict[tuple[tuple[int, ...], tuple[tuple[str, str], ...]], list[int]] = {}
     for row in rows:
+        values = [getattr(row, column) for _, _, column in shape.sample_types]
+        if not any(values):
+            continue
         locations = tuple(builder.location(frame) for frame in row.frames)
         key = (locations, _labels_of(row, naming))
-        values = [getattr(row, column) for _, _, column in naming.sample_types]
         known = merged.get(key)
         if known is None:
             merged[key] = values
@@ -175,7 +179,7 @@ def encode_profile(
                 known[index] += value
     out = [
         _delimited(_PROFILE_SAMPLE_TYPE, _value_type(builder, name, unit))
-        for name, unit, _ in naming.sample_types
+        for name, unit, _ in shape.sample_types
     ]
     for (locations, labels), values in merged.items():
         sample = [_packed(_SAMPLE_LOCATION, locations), _packed(_SAMPLE_VALUE, values)]
@@ -198,15 +202,15 @@ def encode_profile(
     )
     out.extend(builder.locations())
     out.extend(builder.functions())
-    period_type = _delimited(_PROFILE_PERIOD_TYPE, _value_type(builder, *naming.period_type))
+    period_type = _delimited(_PROFILE_PERIOD_TYPE, _value_type(builder, *shape.period_type))
     comment = _packed(_PROFILE_COMMENT, [builder.string(clean_name(text)) for text in comments])
-    default = _PROFILE_DEFAULT_TYPE + _varint(builder.string(naming.default_sample_type))
+    default = _PROFILE_DEFAULT_TYPE + _varint(builder.string(shape.default_sample_type))
     out += [_delimited(_PROFILE_STRING, _utf8(text)) for text in builder.strings]
     out += [
         _PROFILE_TIME_NANOS + _varint(start_ns),
         _PROFILE_DURATION_NANOS + _varint(max(0, end_ns - start_ns)),
         period_type,
-        _PROFILE_PERIOD + _varint(naming.period),
+        _PROFILE_PERIOD + _varint(shape.period),
         comment,
         default,
     ]

@@ -15,7 +15,7 @@ from conprof_core._limits import EXIT_FLUSH_S
 from conprof_core._session import Session, get_ahead_of_daemon_threads
 from conprof_core._threads import Lock, new_rlock
 from conprof_core.errors import AlreadyRunningError, EngineUnavailableError
-from conprof_core.exporters import Destination, Exporter, create
+from conprof_core.exporters import Exporter, create
 
 __all__ = ["Profiler", "flush", "is_running", "start", "stats", "stop"]
 
@@ -116,19 +116,7 @@ class Profiler:
     def make_exporters(self) -> tuple[Exporter, ...]:
         if self._exporters is not None:
             return self._exporters
-        config = self._config
-        return tuple(
-            create(
-                Destination(
-                    url=url,
-                    rate_hz=config.cpu_profile_rate,
-                    agent_socket=config.agent_socket,
-                    server_id=config.server_id,
-                    server_token=config.server_token,
-                )
-            )
-            for url in config.export_to or ("blackfire:",)
-        )
+        return tuple(create(destination) for destination in self._config.destinations())
 
 
 class _State:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from conprof_core._engine import EngineWindow, Row
 from conprof_core._process import Process
 from conprof_core._version import __version__
-from conprof_core.exporters import EncodedProfile
+from conprof_core.exporters import EncodedProfile, EncodedWindow
 from conprof_core.exporters.naming import Naming
 
 __all__ = ["Window"]
@@ -56,16 +56,19 @@ class Window:
             counters["windows_dropped"] = self.lost_windows
         return counters
 
-    def encode(self, naming: Naming) -> EncodedProfile:
+    def encode(self, naming: Naming) -> EncodedWindow:
         """Return the window with the names of one family of destinations."""
         counters = self.counters()
-        pprof = self._taken.encode_pprof(
-            naming,
-            mapping_file=os.path.basename(sys.executable or "") or "python",
-            comments=(f"conprof {__version__}, {self._engine} engine", *_describe(counters)),
-        )
-        return EncodedProfile(
-            pprof_gz=_gzip(pprof),
+        comments = (f"conprof {__version__}, {self._engine} engine", *_describe(counters))
+        mapping_file = os.path.basename(sys.executable or "") or "python"
+        profiles = []
+        for shape in naming.shapes:
+            pprof = self._taken.encode_pprof(
+                shape, naming, mapping_file=mapping_file, comments=comments
+            )
+            profiles.append(EncodedProfile(shape.name, _gzip(pprof)))
+        return EncodedWindow(
+            profiles=tuple(profiles),
             start_ns=self._taken.start_ns,
             end_ns=self._taken.end_ns,
             sequence=self.sequence,

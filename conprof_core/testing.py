@@ -13,33 +13,33 @@ from typing import Any
 
 from conprof_core._engine import Row
 from conprof_core._profiler import Profiler
-from conprof_core.exporters import EncodedProfile, Outcome, Verdict, naming
+from conprof_core.exporters import EncodedWindow, Outcome, Verdict, naming
 from conprof_core.exporters.naming import Naming
 
 __all__ = ["Captured", "MemoryExporter", "capture"]
 
 
 class MemoryExporter:
-    """Keeps what it is given in ``profiles``. Never fails unless told to.
+    """Keeps what it is given in ``windows``. Never fails unless told to.
 
     Attributes:
-        profiles: what was delivered, oldest first.
+        windows: what was delivered, oldest first.
         outcome: what ``export()`` returns; set it to play an outage.
         is_shut_down: whether ``shutdown()`` was called.
     """
 
-    def __init__(self, names: Naming | None = None, rate_hz: int = 100) -> None:
+    def __init__(self, names: Naming | None = None) -> None:
         self.name = "memory"
-        self.naming = names or naming.go(rate_hz)
-        self.profiles: list[EncodedProfile] = []
+        self.naming = names or naming.go()
+        self.windows: list[EncodedWindow] = []
         self.outcome = Outcome(Verdict.DELIVERED)
         self.is_shut_down = False
 
-    def export(self, profile: EncodedProfile, timeout_s: float) -> Outcome:
-        """Keep the profile if the outcome is a delivery."""
+    def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
+        """Keep the window if the outcome is a delivery."""
         del timeout_s
         if self.outcome.verdict is Verdict.DELIVERED:
-            self.profiles.append(profile)
+            self.windows.append(window)
         return self.outcome
 
     def shutdown(self) -> None:
@@ -51,7 +51,7 @@ class Captured:
     """What a ``capture()`` block recorded; complete when the block has ended.
 
     Attributes:
-        profiles: encoded profiles, one a window.
+        windows: what was encoded, one a window.
         rows: aggregated rows of all windows: frames (leaf first), labels, thread, values.
     """
 
@@ -60,9 +60,9 @@ class Captured:
         self.rows: list[Row] = []
 
     @property
-    def profiles(self) -> list[EncodedProfile]:
-        """Encoded profiles, one a window."""
-        return self._exporter.profiles
+    def windows(self) -> list[EncodedWindow]:
+        """What was encoded, one a window."""
+        return self._exporter.windows
 
     def cpu_ns(self, function: str | None = None, **labels: str) -> int:
         """Return the CPU time of rows that have this function in their stack and these labels.
@@ -88,9 +88,10 @@ def capture(**options: Any) -> Iterator[Captured]:
     Raises:
         AlreadyRunningError: a profiler runs already.
     """
-    exporter = MemoryExporter(rate_hz=int(options.get("cpu_profile_rate") or 100))
+    exporter = MemoryExporter()
     captured = Captured(exporter)
     profiler = Profiler(**options, exporters=(exporter,))
+    exporter.naming = naming.go(profiler.config.measured)
     profiler.observe(captured.rows.extend)
     profiler.start()
     try:

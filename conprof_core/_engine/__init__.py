@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from conprof_core.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
-    from conprof_core.exporters.naming import Naming
+    from conprof_core.exporters.naming import Naming, Shape
 
 __all__ = [
     "ENGINES",
@@ -50,13 +50,25 @@ class Frame(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One aggregated row of a window: equal stack, labels and thread."""
+    """One aggregated row of a window: equal stack, labels and thread.
+
+    The values are named as the columns of ``conprof_core.exporters.naming.COLUMNS``, and in the
+    order of the extension's ``enum conprof_column``.
+    """
 
     frames: tuple[tuple[str, str, int, int], ...]  # leaf first; shaped as Frame
     labels: tuple[tuple[str, str], ...]
     thread_name: str
-    samples: int
-    cpu_ns: int
+    samples: int = 0
+    cpu_ns: int = 0
+    wall_samples: int = 0
+    wall_ns: int = 0
+    gil_wait_ns: int = 0
+    alloc_objects: int = 0
+    alloc_bytes: int = 0
+    inuse_objects: int = 0
+    inuse_bytes: int = 0
+    tasks: int = 0
 
 
 class EngineSettings(NamedTuple):
@@ -87,9 +99,9 @@ class EngineWindow(Protocol):
     counters: Mapping[str, int]  # what was lost, carried, truncated in this window, by reason
 
     def encode_pprof(
-        self, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
+        self, shape: Shape, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
     ) -> bytes:
-        """Return the window as uncompressed pprof."""
+        """Return one profile of the window as uncompressed pprof."""
         ...
 
     def rows(self) -> list[Row]:

@@ -15,7 +15,7 @@ from conprof_core._pprof import encode_profile
 
 if TYPE_CHECKING:
     from conprof_core._cells import LabelCell, LabelSet
-    from conprof_core.exporters.naming import Naming
+    from conprof_core.exporters.naming import Naming, Shape
 
 __all__ = ["PortableWindow", "Table"]
 
@@ -61,11 +61,12 @@ class PortableWindow:
         return list(self._rows)
 
     def encode_pprof(
-        self, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
+        self, shape: Shape, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
     ) -> bytes:
-        """Return the window as uncompressed pprof."""
+        """Return one profile of the window as uncompressed pprof."""
         return encode_profile(
             self._rows,
+            shape,
             naming,
             start_ns=self.start_ns,
             end_ns=self.end_ns,

@@ -15,7 +15,7 @@ from conprof_core._engine import EngineUnavailable, Row
 if TYPE_CHECKING:
     from conprof_core import _native
     from conprof_core._engine import EngineSettings
-    from conprof_core.exporters.naming import Naming
+    from conprof_core.exporters.naming import Naming, Shape
 
 __all__ = ["NativeEngine", "NativeWindow"]
 
@@ -44,14 +44,14 @@ class NativeWindow:
         self.counters = counters
 
     def encode_pprof(
-        self, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
+        self, shape: Shape, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
     ) -> bytes:
-        """Return the window as uncompressed pprof; the GIL is released meanwhile."""
+        """Return one profile of the window, uncompressed; the GIL is released meanwhile."""
         return self._window.encode_pprof(
-            sample_types=tuple(naming.sample_types),
-            period_type=naming.period_type,
-            period=naming.period,
-            default_sample_type=naming.default_sample_type or None,
+            sample_types=shape.sample_types,
+            period_type=shape.period_type,
+            period=shape.period,
+            default_sample_type=shape.default_sample_type or None,
             label_names=dict(naming.label_names),
             thread_label=naming.thread_label,
             mapping_file=mapping_file,

@@ -23,6 +23,19 @@ static struct {
 static struct conprof_code *synthetic[CONPROF_UID_FIRST];
 static struct conprof_code *native_codes[CONPROF_MAX_THREAD_NAMES];
 
+const char *const conprof_column_names[CONPROF_COLUMN_COUNT] = {
+    [CONPROF_COLUMN_SAMPLES] = "samples",
+    [CONPROF_COLUMN_CPU_NS] = "cpu_ns",
+    [CONPROF_COLUMN_WALL_SAMPLES] = "wall_samples",
+    [CONPROF_COLUMN_WALL_NS] = "wall_ns",
+    [CONPROF_COLUMN_GIL_WAIT_NS] = "gil_wait_ns",
+    [CONPROF_COLUMN_ALLOC_OBJECTS] = "alloc_objects",
+    [CONPROF_COLUMN_ALLOC_BYTES] = "alloc_bytes",
+    [CONPROF_COLUMN_INUSE_OBJECTS] = "inuse_objects",
+    [CONPROF_COLUMN_INUSE_BYTES] = "inuse_bytes",
+    [CONPROF_COLUMN_TASKS] = "tasks",
+};
+
 struct conprof_window *
 conprof_window_new(uint32_t max_stacks, int64_t start_ns)
 {
@@ -324,17 +337,11 @@ row_of(struct conprof_window *window, uint32_t stack, struct conprof_label_recor
     return &window->rows[window->row_count - 1];
 }
 
-void
-conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n)
+struct conprof_row *
+conprof_window_row(struct conprof_window *window, const uint64_t *frames, uint32_t n,
+                   struct conprof_label_record *record, uint64_t cell_id, uint32_t name_id)
 {
-    if (n <= CONPROF_SAMPLE_FRAMES) {
-        return;
-    }
-    struct conprof_label_record *record =
-        (struct conprof_label_record *)(uintptr_t)words[CONPROF_SAMPLE_RECORD];
-    uint64_t cell_id = words[CONPROF_SAMPLE_CELL];
-    uint32_t name_id = (uint32_t)(words[CONPROF_SAMPLE_NAME] >> 32);
-    uint32_t stack = stack_of(window, words + CONPROF_SAMPLE_FRAMES, n - CONPROF_SAMPLE_FRAMES);
+    uint32_t stack = stack_of(window, frames, n);
     struct conprof_row *row = NULL;
     if (stack != NO_INDEX) {
         row = row_of(window, stack, record, cell_id, name_id);
@@ -348,12 +355,33 @@ conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_
     if (row == NULL && window->row_count > 0) {
         row = &window->rows[0]; /* every table is full: the sum at least is right */
     }
-    if (row != NULL) {
-        row->samples += (uint32_t)words[CONPROF_SAMPLE_NAME];
-        row->cpu_ns += words[CONPROF_SAMPLE_CPU_NS];
-        window->samples += (uint32_t)words[CONPROF_SAMPLE_NAME];
-        window->cpu_ns += words[CONPROF_SAMPLE_CPU_NS];
+    return row;
+}
+
+bool
+conprof_row_is_empty(const struct conprof_row *row)
+{
+    for (int i = 0; i < CONPROF_COLUMN_COUNT; i++) {
+        if (row->values[i] != 0) {
+            return false;
+        }
     }
+    return true;
+}
+
+void
+conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n)
+{
+    if (n <= CONPROF_SAMPLE_FRAMES) {
+        return;
+    }
+    struct conprof_row *row = conprof_window_row(
+        window, words + CONPROF_SAMPLE_FRAMES, n - CONPROF_SAMPLE_FRAMES,
+        (struct conprof_label_record *)(uintptr_t)words[CONPROF_SAMPLE_RECORD],
+        words[CONPROF_SAMPLE_CELL], (uint32_t)(words[CONPROF_SAMPLE_NAME] >> 32));
+    conprof_window_charge(window, row, CONPROF_COLUMN_SAMPLES,
+                          (uint32_t)words[CONPROF_SAMPLE_NAME]);
+    conprof_window_charge(window, row, CONPROF_COLUMN_CPU_NS, words[CONPROF_SAMPLE_CPU_NS]);
 }
 
 void
@@ -368,12 +396,13 @@ conprof_window_resolve(struct conprof_window *window)
         struct conprof_row *target =
             row_of(window, window->rows[i].stack, bound == NULL ? window->rows[i].record : bound, 0,
                    window->rows[i].name_id);
-        if (target != NULL) {
-            /* `rows` may have moved: index, not pointer. */
-            target->samples += window->rows[i].samples;
-            target->cpu_ns += window->rows[i].cpu_ns;
-            window->rows[i].samples = 0;
-            window->rows[i].cpu_ns = 0;
+        if (target == NULL) {
+            continue;
+        }
+        /* `rows` may have moved: index, not pointer. */
+        for (int column = 0; column < CONPROF_COLUMN_COUNT; column++) {
+            target->values[column] += window->rows[i].values[column];
+            window->rows[i].values[column] = 0;
         }
     }
 }

@@ -32,11 +32,27 @@ struct conprof_stack_row {
     uint32_t hash;
 };
 
+/* What a row counts. The names of columns, as Python knows them, are in aggregate.c. */
+enum conprof_column {
+    CONPROF_COLUMN_SAMPLES,
+    CONPROF_COLUMN_CPU_NS,
+    CONPROF_COLUMN_WALL_SAMPLES,
+    CONPROF_COLUMN_WALL_NS,
+    CONPROF_COLUMN_GIL_WAIT_NS,
+    CONPROF_COLUMN_ALLOC_OBJECTS,
+    CONPROF_COLUMN_ALLOC_BYTES,
+    CONPROF_COLUMN_INUSE_OBJECTS,
+    CONPROF_COLUMN_INUSE_BYTES,
+    CONPROF_COLUMN_TASKS,
+    CONPROF_COLUMN_COUNT,
+};
+
+extern const char *const conprof_column_names[CONPROF_COLUMN_COUNT];
+
 struct conprof_row {
     struct conprof_label_record *record; /* counted under the session lock */
     uint64_t cell_id;                    /* provisional cell, 0 once resolved */
-    uint64_t samples;
-    uint64_t cpu_ns;
+    uint64_t values[CONPROF_COLUMN_COUNT];
     uint32_t stack;
     uint32_t name_id;
 };
@@ -64,7 +80,7 @@ struct conprof_window {
     struct conprof_row *rows;
     uint32_t row_count, row_room;
     struct conprof_index location_index, stack_index, row_index;
-    uint64_t samples, cpu_ns;
+    uint64_t totals[CONPROF_COLUMN_COUNT];
     uint64_t lost[CONPROF_LOST_COUNT];
 };
 
@@ -75,6 +91,28 @@ struct conprof_window *conprof_window_new(uint32_t max_stacks, int64_t start_ns)
  * release the label records, for the second it is held. */
 void conprof_window_free(struct conprof_window *window);
 void conprof_window_free_locked(struct conprof_window *window);
+
+/* Session lock held: the row of a stack (frame words, leaf first), label record,
+ * provisional cell and thread name. When a table is full, the row of the overflow
+ * stack, which is counted as lost; NULL only without memory for a first row. */
+struct conprof_row *conprof_window_row(struct conprof_window *window, const uint64_t *frames,
+                                       uint32_t n, struct conprof_label_record *record,
+                                       uint64_t cell_id, uint32_t name_id);
+
+/* Session lock held: adds to a row and to the total of the window. A row of NULL
+ * takes nothing. */
+static inline void
+conprof_window_charge(struct conprof_window *window, struct conprof_row *row,
+                      enum conprof_column column, uint64_t value)
+{
+    if (row != NULL) {
+        row->values[column] += value;
+        window->totals[column] += value;
+    }
+}
+
+/* Any thread, on a detached window: has the row a value in any column? */
+bool conprof_row_is_empty(const struct conprof_row *row);
 
 /* Session lock held: adds a sample record (`words` behind the header). */
 void conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n);

@@ -162,7 +162,7 @@ struct encoder {
     struct location_key *location; /* by location id - 1 */
     struct merged {
         struct sample_key key;
-        uint64_t samples, cpu_ns;
+        uint64_t values[CONPROF_MAX_SAMPLE_TYPES];
     } *merged;             /* by sample id - 1 */
     uint32_t *location_id; /* window location -> location id, 0 not seen */
     size_t text_room, function_room, location_room;
@@ -297,12 +297,23 @@ same_sample(const void *context, uint32_t id, const void *key)
            a->name_id == b->name_id;
 }
 
+static bool
+has_values(const struct conprof_naming *naming, const struct conprof_row *row)
+{
+    for (size_t i = 0; i < naming->sample_type_count; i++) {
+        if (row->values[naming->sample_types[i].column] != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void
 merge_rows(struct encoder *encoder)
 {
     for (uint32_t i = 0; i < encoder->window->row_count && !encoder->failed; i++) {
         const struct conprof_row *row = &encoder->window->rows[i];
-        if (row->samples == 0 && row->cpu_ns == 0) {
+        if (!has_values(encoder->naming, row)) {
             continue;
         }
         struct sample_key key = {row, encoder->naming->thread_label.bytes ? row->name_id : 0};
@@ -317,8 +328,10 @@ merge_rows(struct encoder *encoder)
             *place = ++encoder->sample_ids.count;
             encoder->merged[*place - 1] = (struct merged){.key = key};
         }
-        encoder->merged[*place - 1].samples += row->samples;
-        encoder->merged[*place - 1].cpu_ns += row->cpu_ns;
+        for (size_t at = 0; at < encoder->naming->sample_type_count; at++) {
+            encoder->merged[*place - 1].values[at] +=
+                row->values[encoder->naming->sample_types[at].column];
+        }
     }
 }
 
@@ -358,9 +371,7 @@ put_sample(struct encoder *encoder, const struct merged *merged)
     }
     put_message(sample, 1, &encoder->packed);
     for (size_t i = 0; i < naming->sample_type_count; i++) {
-        put_varint(&encoder->packed, naming->sample_types[i].column == CONPROF_COLUMN_SAMPLES
-                                         ? merged->samples
-                                         : merged->cpu_ns);
+        put_varint(&encoder->packed, merged->values[i]);
     }
     put_message(sample, 2, &encoder->packed);
     const struct conprof_label_record *record = merged->key.row->record;

@@ -3,7 +3,8 @@
  * Pure computation: no lock, no GIL, no session. The profile has one mapping to
  * which every location points, ids 1..n in table order, string labels only, no
  * system names, the start line of every function. Rows that differ only in what
- * the naming leaves out are merged.
+ * the naming leaves out are merged; rows that
+ * have nothing in the named columns are left out.
  */
 #ifndef CONPROF_PPROF_H
 #define CONPROF_PPROF_H
@@ -13,14 +14,12 @@
 
 #include "aggregate.h"
 
-#define CONPROF_MAX_SAMPLE_TYPES 8
+#define CONPROF_MAX_SAMPLE_TYPES 16
 
 struct conprof_text {
     const char *data;
     size_t bytes;
 };
-
-enum conprof_column { CONPROF_COLUMN_SAMPLES, CONPROF_COLUMN_CPU_NS };
 
 struct conprof_rename {
     struct conprof_text from, to;

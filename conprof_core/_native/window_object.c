@@ -65,12 +65,15 @@ read_sample_types(PyObject *types, struct conprof_naming *naming)
             }
             return -1;
         }
-        if (strcmp(column, "samples") != 0 && strcmp(column, "cpu_ns") != 0) {
-            PyErr_Format(PyExc_ValueError, "column must be samples or cpu_ns, not %s", column);
+        int known = 0;
+        while (known < CONPROF_COLUMN_COUNT && strcmp(column, conprof_column_names[known]) != 0) {
+            known++;
+        }
+        if (known == CONPROF_COLUMN_COUNT) {
+            PyErr_Format(PyExc_ValueError, "there is no column %s", column);
             return -1;
         }
-        naming->sample_types[i].column =
-            column[0] == 's' ? CONPROF_COLUMN_SAMPLES : CONPROF_COLUMN_CPU_NS;
+        naming->sample_types[i].column = (enum conprof_column)known;
     }
     naming->sample_type_count = (size_t)count;
     return 0;
@@ -187,22 +190,42 @@ build_labels(const struct conprof_label_record *record)
 }
 
 static PyObject *
+build_row(const struct conprof_row *row, PyObject *frames, PyObject *labels)
+{
+    PyObject *entry = PyTuple_New(3 + CONPROF_COLUMN_COUNT);
+    PyObject *name = PyUnicode_FromString(conprof_thread_name(row->name_id));
+    if (entry == NULL || name == NULL) {
+        Py_XDECREF(entry);
+        Py_XDECREF(name);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(entry, 0, Py_NewRef(frames));
+    PyTuple_SET_ITEM(entry, 1, Py_NewRef(labels));
+    PyTuple_SET_ITEM(entry, 2, name);
+    for (int i = 0; i < CONPROF_COLUMN_COUNT; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(row->values[i]);
+        if (value == NULL) {
+            Py_DECREF(entry);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(entry, 3 + i, value);
+    }
+    return entry;
+}
+
+static PyObject *
 window_rows(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     const struct conprof_window *window = ((window_object *)self)->window;
     PyObject *rows = PyList_New(0);
     for (uint32_t i = 0; rows != NULL && i < window->row_count; i++) {
         const struct conprof_row *row = &window->rows[i];
-        if (row->samples == 0 && row->cpu_ns == 0) {
+        if (conprof_row_is_empty(row)) {
             continue;
         }
         PyObject *frames = build_frames(window, &window->stacks[row->stack]);
         PyObject *labels = frames == NULL ? NULL : build_labels(row->record);
-        PyObject *entry =
-            labels == NULL
-                ? NULL
-                : Py_BuildValue("(OOsKK)", frames, labels, conprof_thread_name(row->name_id),
-                                (unsigned long long)row->samples, (unsigned long long)row->cpu_ns);
+        PyObject *entry = labels == NULL ? NULL : build_row(row, frames, labels);
         if (entry == NULL || PyList_Append(rows, entry) < 0) {
             Py_CLEAR(rows);
         }
@@ -227,9 +250,9 @@ window_number(PyObject *self, void *which)
     case END_NS:
         return PyLong_FromLongLong(window->end_ns);
     case SAMPLES:
-        return PyLong_FromUnsignedLongLong(window->samples);
+        return PyLong_FromUnsignedLongLong(window->totals[CONPROF_COLUMN_SAMPLES]);
     case CPU_NS:
-        return PyLong_FromUnsignedLongLong(window->cpu_ns);
+        return PyLong_FromUnsignedLongLong(window->totals[CONPROF_COLUMN_CPU_NS]);
     case STACKS:
         return PyLong_FromUnsignedLong(window->stack_count);
     case LOST_STACKS:
@@ -252,7 +275,7 @@ static PyGetSetDef window_getset[] = {
 static PyMethodDef window_methods[] = {
     {"encode_pprof", (PyCFunction)(void (*)(void))window_encode_pprof, METH_VARARGS | METH_KEYWORDS,
      "The window as uncompressed pprof. Releases the GIL."},
-    {"rows", window_rows, METH_NOARGS, "A list of (frames, labels, thread_name, samples, cpu_ns)."},
+    {"rows", window_rows, METH_NOARGS, "A list of (frames, labels, thread_name, *columns)."},
     {NULL, NULL, 0, NULL},
 };
 

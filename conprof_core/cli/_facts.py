@@ -191,23 +191,15 @@ def _writable(directory: str) -> str:
 def _send(config: Config, problems: list[str]) -> list[dict[str, Any]]:
     """Profile this process for a moment and send the result to each destination, once."""
     results = []
-    for url in _urls(config):
-        exporter = exporters.create(
-            exporters.Destination(
-                url,
-                config.cpu_profile_rate,
-                config.agent_socket,
-                config.server_id,
-                config.server_token,
-            )
-        )
+    for destination in config.destinations():
+        exporter = exporters.create(destination)
         result: dict[str, Any] = {"target": exporter.name, "delivered": False, "detail": ""}
         try:
-            profile = _profile(config, exporter.naming)
-            outcome = exporter.export(profile, config.upload_timeout)
+            window = _profile(config, exporter.naming)
+            outcome = exporter.export(window, config.upload_timeout)
             exporter.shutdown()
             result["delivered"] = outcome.verdict is exporters.Verdict.DELIVERED
-            result["detail"] = outcome.detail or f"a profile of {profile.samples} samples"
+            result["detail"] = outcome.detail or f"a profile of {window.samples} samples"
         except ConprofError as error:
             result["detail"] = str(error)
         if not result["delivered"]:
@@ -216,7 +208,7 @@ def _send(config: Config, problems: list[str]) -> list[dict[str, Any]]:
     return results
 
 
-def _profile(config: Config, names: Naming) -> exporters.EncodedProfile:
+def _profile(config: Config, names: Naming) -> exporters.EncodedWindow:
     memory = MemoryExporter(names)
     options = {option.name: getattr(config, option.name) for option in OPTIONS}
     options.update(disabled=False, application_name=config.application_name or "conprof-doctor")
@@ -226,4 +218,4 @@ def _profile(config: Config, names: Naming) -> exporters.EncodedProfile:
     while time.thread_time() < until:
         sum(range(1_000))
     profiler.stop()
-    return memory.profiles[-1]
+    return memory.windows[-1]

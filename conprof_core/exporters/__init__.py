@@ -1,4 +1,4 @@
-"""Exporters hand encoded profiles to a destination; the scheme of a URL picks the exporter.
+"""Exporters hand encoded windows to a destination; the scheme of a URL picks the exporter.
 
 They receive bytes and metadata, never the engine or its windows. ``SCHEMES`` is the one registry; a
 module is imported only when its scheme is used.
@@ -13,12 +13,13 @@ from importlib import import_module
 from typing import Final, NamedTuple, Protocol, cast
 
 from conprof_core.errors import ConfigError
-from conprof_core.exporters.naming import Naming
+from conprof_core.exporters.naming import Measured, Naming
 
 __all__ = [
     "SCHEMES",
     "Destination",
     "EncodedProfile",
+    "EncodedWindow",
     "Exporter",
     "Outcome",
     "Verdict",
@@ -39,34 +40,46 @@ class Destination:
 
     Attributes:
         url: the URL of ``export_to``.
-        rate_hz: sampling rate, for the period in a profile.
+        measured: what is measured, which names and periods depend on.
         agent_socket: where ``blackfire:`` uploads go.
         server_id, server_token: credentials; both or neither are used.
     """
 
     url: str
-    rate_hz: int
+    measured: Measured
     agent_socket: str
     server_id: str | None = None
     server_token: str | None = field(default=None, repr=False)
 
 
+class EncodedProfile(NamedTuple):
+    """One profile of a window.
+
+    Attributes:
+        name: what its ``Shape`` is called.
+        pprof_gz: gzip-compressed pprof.
+    """
+
+    name: str
+    pprof_gz: bytes
+
+
 @dataclass(frozen=True)
-class EncodedProfile:
+class EncodedWindow:
     """One window of one process, encoded: the unit that is exported. Immutable.
 
     Attributes:
-        pprof_gz: gzip-compressed pprof.
+        profiles: what the window became under the exporter's ``Naming``.
         start_ns, end_ns: span of the window in unix nanoseconds.
         sequence: number of the window in this process, from 0.
         service: name of the service.
         tags: what describes the process and the window, in upload order.
         counters: what was lost, carried or truncated in the window, by reason.
         process_id: the process that was profiled.
-        samples: number of samples in it.
+        samples: number of CPU samples in it.
     """
 
-    pprof_gz: bytes = field(repr=False)
+    profiles: tuple[EncodedProfile, ...] = field(repr=False)
     start_ns: int
     end_ns: int
     sequence: int
@@ -75,6 +88,11 @@ class EncodedProfile:
     counters: Mapping[str, int]
     process_id: int = 0
     samples: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of all profiles."""
+        return sum(len(profile.pprof_gz) for profile in self.profiles)
 
 
 class Verdict(Enum):
@@ -103,7 +121,7 @@ class Outcome(NamedTuple):
 
 
 class Exporter(Protocol):
-    """Delivers encoded profiles to one destination. Used by one thread at a time.
+    """Delivers encoded windows to one destination. Used by one thread at a time.
 
     Nothing is opened before the first ``export()``, so an exporter may be made before a fork.
     """
@@ -111,8 +129,8 @@ class Exporter(Protocol):
     name: str  # for people: the destination without credentials
     naming: Naming
 
-    def export(self, profile: EncodedProfile, timeout_s: float) -> Outcome:
-        """Try once to deliver ``profile`` within ``timeout_s`` seconds in all. May raise."""
+    def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
+        """Try once to deliver ``window`` within ``timeout_s`` seconds in all. May raise."""
         ...
 
     def shutdown(self) -> None:

@@ -1,6 +1,6 @@
 """Uploads to the Blackfire Agent: Datadog's profiling intake, event version 4, over ``requests``.
 
-One POST a window: a multipart body of ``event.json`` and one gzip-compressed pprof.
+One POST a window: a multipart body of ``event.json`` and each profile as gzip-compressed pprof.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Final
 
 from conprof_core._process import clean_tag
 from conprof_core._version import __version__
-from conprof_core.exporters import Destination, EncodedProfile, Outcome, Verdict, naming
+from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict, naming
 
 __all__ = ["INTAKE_PATH", "OLD_AGENT", "BlackfireExporter", "encode_event", "encode_multipart"]
 
 INTAKE_PATH: Final = "/profiling/v1/input"
 OLD_AGENT: Final = "the continuous profiling feature requires Blackfire Agent >= 2.13.0"
 
-_PROFILE_PART: Final = "profile.pprof"
 _GATEWAY_STATUS: Final = frozenset({502, 503, 504})
 
 
@@ -41,15 +40,15 @@ class BlackfireExporter:
         if destination.server_id and destination.server_token:
             self._auth = (destination.server_id, destination.server_token)
         self.name = f"Blackfire Agent at {_without_credentials(destination.agent_socket)}"
-        self.naming = naming.blackfire(destination.rate_hz)
+        self.naming = naming.blackfire(destination.measured)
 
-    def export(self, profile: EncodedProfile, timeout_s: float) -> Outcome:
+    def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
         """Try once; never raises for what a network or a server can do."""
         from requests import RequestException
 
         from conprof_core.exporters._transport import post
 
-        body, content_type = encode_multipart(profile)
+        body, content_type = encode_multipart(window)
         headers = {
             "Content-Type": content_type,
             "DD-EVP-ORIGIN": "conprof",
@@ -149,32 +148,32 @@ def encode_tags(tags: Mapping[str, str]) -> str:
     return ",".join(f"{key}:{value}" for key, value in pairs if key and value)
 
 
-def encode_event(profile: EncodedProfile) -> bytes:
+def encode_event(window: EncodedWindow) -> bytes:
     """Return ``event.json``."""
     event = {
-        "attachments": [_PROFILE_PART],
-        "tags_profiler": encode_tags(profile.tags),
-        "start": _time(profile.start_ns),
-        "end": _time(profile.end_ns),
+        "attachments": [f"{profile.name}.pprof" for profile in window.profiles],
+        "tags_profiler": encode_tags(window.tags),
+        "start": _time(window.start_ns),
+        "end": _time(window.end_ns),
         "family": "python",
         "version": "4",
         "endpoint_counts": None,
         "internal": {
-            "sample_count": profile.samples,
-            **dict(sorted(profile.counters.items())),
+            "sample_count": window.samples,
+            **dict(sorted(window.counters.items())),
         },
         "info": {"profiler": {"activation": "manual", "settings": {}}},
     }
     return json.dumps(event, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def encode_multipart(profile: EncodedProfile) -> tuple[bytes, str]:
+def encode_multipart(window: EncodedWindow) -> tuple[bytes, str]:
     """Return the body and its ``Content-Type``."""
     boundary = os.urandom(16).hex()
-    parts = (
-        ("event", "event.json", "application/json", encode_event(profile)),
-        (_PROFILE_PART, _PROFILE_PART, "application/octet-stream", profile.pprof_gz),
-    )
+    parts = [("event", "event.json", "application/json", encode_event(window))]
+    for profile in window.profiles:
+        part = f"{profile.name}.pprof"
+        parts.append((part, part, "application/octet-stream", profile.pprof_gz))
     chunks: list[bytes] = []
     for name, filename, content_type, content in parts:
         head = (

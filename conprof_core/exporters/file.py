@@ -1,6 +1,8 @@
-"""Writes each window into a directory: one gzip-compressed pprof, complete or not there at all.
+"""Writes each window into a directory: one gzip-compressed pprof for each profile type.
 
-Names are ``<service>-<pid>-<sequence>.pb.gz``, what ``go tool pprof`` and its kin open directly.
+A file is complete or not there at all. Names are ``<service>-<pid>-<sequence>.pb.gz`` for CPU and
+``<service>-<pid>-<sequence>.heap.pb.gz`` and so on for the other types, what ``go tool pprof`` and
+its kin open directly.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import sys
 from typing import Final
 
 from conprof_core.errors import ConfigError
-from conprof_core.exporters import Destination, EncodedProfile, Outcome, Verdict, naming
+from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict, naming
 
 __all__ = ["FileExporter", "directory_of"]
 
@@ -40,10 +42,11 @@ def directory_of(url: str, option: str = "export_to") -> str:
     return os.path.abspath(path)
 
 
-def file_name(service: str, pid: int, sequence: int) -> str:
+def file_name(service: str, pid: int, sequence: int, kind: str = "cpu") -> str:
     """Return a name that is valid on every file system, whatever the service is called."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", service)[:_MAX_SERVICE].strip("._-")
-    return f"{safe or 'python'}-{pid}-{sequence:06d}.pb.gz"
+    suffix = "" if kind == "cpu" else f".{kind}"
+    return f"{safe or 'python'}-{pid}-{sequence:06d}{suffix}.pb.gz"
 
 
 class FileExporter:
@@ -52,22 +55,30 @@ class FileExporter:
     def __init__(self, destination: Destination) -> None:
         self._directory = directory_of(destination.url)
         self.name = f"directory {self._directory}"
-        self.naming = naming.go(destination.rate_hz)
+        self.naming = naming.go(destination.measured)
 
-    def export(self, profile: EncodedProfile, timeout_s: float) -> Outcome:
-        """Write one file; a full or missing disk is an outage like any other."""
+    def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
+        """Write the files of one window; a full or missing disk is an outage like any other."""
         del timeout_s  # the operating system offers no bound for file operations
-        name = file_name(profile.service, profile.process_id, profile.sequence)
-        final = os.path.join(self._directory, name)
-        temporary = os.path.join(self._directory, f".{os.path.basename(final)}.{os.getpid()}.tmp")
+        temporary: list[tuple[str, str]] = []
         try:
             os.makedirs(self._directory, exist_ok=True)
             try:
-                with open(temporary, "wb") as file:
-                    file.write(profile.pprof_gz)
-                os.replace(temporary, _unused(final))
+                # All are written before the first gets its name: after an outage nothing is there
+                # twice.
+                for profile in window.profiles:
+                    name = file_name(
+                        window.service, window.process_id, window.sequence, profile.name
+                    )
+                    path = os.path.join(self._directory, f".{name}.{os.getpid()}.tmp")
+                    temporary.append((path, os.path.join(self._directory, name)))
+                    with open(path, "wb") as file:
+                        file.write(profile.pprof_gz)
+                for path, final in temporary:
+                    os.replace(path, _unused(final))
             except BaseException:
-                _remove(temporary)
+                for path, _ in temporary:
+                    _remove(path)
                 raise
         except OSError as error:
             return Outcome(Verdict.RETRY, f"{error.strerror or error}")

@@ -1,62 +1,137 @@
 """Names on the wire, in one place: one ``Naming`` for each family of destinations.
 
-The core speaks of samples, CPU nanoseconds and its own label keys; what these are called elsewhere
-is decided here and nowhere else.
+The core speaks of columns (samples, CPU nanoseconds, live bytes, …) and its own label keys; what
+these are called elsewhere, and which of them share one profile, is decided here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from typing import Final, NamedTuple
 
-__all__ = ["Naming", "blackfire", "go"]
+__all__ = ["COLUMNS", "Measured", "Naming", "Shape", "blackfire", "go"]
+
+COLUMNS: Final[dict[str, tuple[str, ...]]] = {
+    "cpu": ("samples", "cpu_ns"),
+    "wall": ("wall_samples", "wall_ns", "gil_wait_ns"),
+    "heap": ("alloc_objects", "alloc_bytes", "inuse_objects", "inuse_bytes"),
+    "tasks": ("tasks",),
+}
+"""Profile type → the columns it fills. Together the columns of ``Row``."""
 
 
-@dataclass(frozen=True)
-class Naming:
-    """How one family of destinations names what a profile holds.
+class Measured(NamedTuple):
+    """What a session measures, as far as names and periods depend on it.
 
     Attributes:
-        sample_types: (type, unit, column) in wire order; column is ``samples`` or ``cpu_ns``.
+        rate_hz: samples per second of CPU time.
+        types: profile types, of the keys of ``COLUMNS``.
+        heap_bytes: mean distance of two samples of allocated memory, in bytes.
+    """
+
+    rate_hz: int = 100
+    types: tuple[str, ...] = ("cpu",)
+    heap_bytes: int = 512 * 1024
+
+
+class Shape(NamedTuple):
+    """One profile on the wire.
+
+    Attributes:
+        name: what it is called: an attachment, a file, a series.
+        sample_types: (type, unit, column) in wire order.
         period_type: (type, unit).
         period: quantity between samples in the unit of ``period_type``.
         default_sample_type: type that a viewer shows first.
-        label_names: label key of the core → key on the wire; others are unchanged.
-        thread_label: key of the thread's name; ``None`` leaves threads out, and rows merge.
     """
 
+    name: str
     sample_types: tuple[tuple[str, str, str], ...]
     period_type: tuple[str, str]
     period: int
     default_sample_type: str
-    label_names: Mapping[str, str] = field(hash=False)
-    thread_label: str | None
 
 
-def blackfire(rate_hz: int) -> Naming:
+class Naming(NamedTuple):
+    """How one family of destinations names what a window holds. Hashable, compared by value.
+
+    Attributes:
+        shapes: the profiles that a window becomes, in order.
+        label_names: (label key of the core, key on the wire); other keys are unchanged.
+        thread_label: key of the thread's name; ``None`` leaves threads out, and rows merge.
+    """
+
+    shapes: tuple[Shape, ...]
+    label_names: tuple[tuple[str, str], ...] = ()
+    thread_label: str | None = None
+
+
+_BLACKFIRE_TYPES: Final = (
+    ("cpu-time", "nanoseconds", "cpu_ns"),
+    ("cpu-samples", "count", "samples"),
+    ("wall-time", "nanoseconds", "wall_ns"),
+    ("wall-samples", "count", "wall_samples"),
+    ("alloc-space", "bytes", "alloc_bytes"),
+    ("alloc-samples", "count", "alloc_objects"),
+    ("heap-space", "bytes", "inuse_bytes"),
+    ("heap-live-samples", "count", "inuse_objects"),
+)
+
+
+def blackfire(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
     """Return what the Blackfire back end gets from Python today: the names of ddtrace's profiler.
 
-    That includes a period of 1, whatever the rate is (DataDog/dd-trace-py, ``profile.cpp``).
+    One profile with everything, and a period of 1 whatever the rate is (DataDog/dd-trace-py,
+    ``profile.cpp``). Tasks, which ddtrace does not have, come as the goroutines of the Go probe.
     """
-    del rate_hz
-    return Naming(
-        sample_types=(("cpu-time", "nanoseconds", "cpu_ns"), ("cpu-samples", "count", "samples")),
-        period_type=("cpu-time", "nanoseconds"),
-        period=1,
-        default_sample_type="cpu-time",
-        label_names=MappingProxyType({"http.route": "trace endpoint"}),
-        thread_label="thread name",
+    wanted = {column for kind in measured.types for column in COLUMNS[kind]}
+    types = tuple(entry for entry in _BLACKFIRE_TYPES if entry[2] in wanted)
+    shapes: tuple[Shape, ...] = (
+        (Shape("profile", types, types[0][:2], 1, types[0][0]),) if types else ()
     )
+    if "tasks" in measured.types:
+        shapes += (_GOROUTINES._replace(name="goroutines"),)
+    return Naming(shapes, (("http.route", "trace endpoint"),), "thread name")
 
 
-def go(rate_hz: int) -> Naming:
-    """Return the names of Go's CPU profile, which every pprof tool knows."""
-    return Naming(
-        sample_types=(("samples", "count", "samples"), ("cpu", "nanoseconds", "cpu_ns")),
-        period_type=("cpu", "nanoseconds"),
-        period=1_000_000_000 // rate_hz,
-        default_sample_type="cpu",
-        label_names=MappingProxyType({}),
-        thread_label="thread",
-    )
+_GOROUTINES: Final = Shape(
+    "tasks", (("goroutine", "count", "tasks"),), ("goroutine", "count"), 1, "goroutine"
+)
+
+
+def go(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
+    """Return the names of Go's profiles, which every pprof tool knows: one for each type."""
+    period_ns = 1_000_000_000 // measured.rate_hz
+    known = {
+        "cpu": Shape(
+            "cpu",
+            (("samples", "count", "samples"), ("cpu", "nanoseconds", "cpu_ns")),
+            ("cpu", "nanoseconds"),
+            period_ns,
+            "cpu",
+        ),
+        "heap": Shape(
+            "heap",
+            (
+                ("alloc_objects", "count", "alloc_objects"),
+                ("alloc_space", "bytes", "alloc_bytes"),
+                ("inuse_objects", "count", "inuse_objects"),
+                ("inuse_space", "bytes", "inuse_bytes"),
+            ),
+            ("space", "bytes"),
+            measured.heap_bytes,
+            "inuse_space",
+        ),
+        "wall": Shape(
+            "wall",
+            (
+                ("wall_samples", "count", "wall_samples"),
+                ("wall", "nanoseconds", "wall_ns"),
+                ("gil_wait", "nanoseconds", "gil_wait_ns"),
+            ),
+            ("wall", "nanoseconds"),
+            period_ns,
+            "wall",
+        ),
+        "tasks": _GOROUTINES,
+    }
+    return Naming(tuple(known[kind] for kind in measured.types), thread_label="thread")

@@ -13,7 +13,7 @@ from typing import Final
 
 from conprof_core import _log
 from conprof_core._limits import MAX_QUEUED_BYTES, MAX_QUEUED_WINDOWS
-from conprof_core.exporters import EncodedProfile, Exporter, Outcome, Verdict
+from conprof_core.exporters import EncodedWindow, Exporter, Outcome, Verdict
 
 __all__ = ["ExportQueue"]
 
@@ -36,7 +36,7 @@ class ExportQueue:
         self.dropped = 0  # by the bound
         self.refused = 0  # by the destination
         self.last_error = ""
-        self._pending: deque[EncodedProfile] = deque()
+        self._pending: deque[EncodedWindow] = deque()
         self._failures = 0  # attempts in a row
         self._failed_answers = 0  # of the window at the head
         self._retry_at = 0.0  # monotonic
@@ -50,11 +50,11 @@ class ExportQueue:
     @property
     def queued_bytes(self) -> int:
         """Bytes held in memory."""
-        return sum(len(profile.pprof_gz) for profile in self._pending.copy())
+        return sum(window.bytes for window in self._pending.copy())
 
-    def submit(self, profile: EncodedProfile) -> None:
+    def submit(self, window: EncodedWindow) -> None:
         """Append a window; the oldest give way when the bound is reached."""
-        self._pending.append(profile)
+        self._pending.append(window)
         self._shrink()
 
     def _shrink(self) -> None:
@@ -91,20 +91,20 @@ class ExportQueue:
                 return not self._pending
             try:
                 # Taken out while it is under way, so that submit() cannot drop it meanwhile.
-                profile = self._pending.popleft()
+                window = self._pending.popleft()
             except IndexError:
                 return True
-            if not self._attempt(profile, min(timeout_s, left)):
+            if not self._attempt(window, min(timeout_s, left)):
                 return False
 
-    def _attempt(self, profile: EncodedProfile, timeout_s: float) -> bool:
+    def _attempt(self, window: EncodedWindow, timeout_s: float) -> bool:
         """Send one window; ``False`` when it is better to wait before the next attempt."""
         outcome = Outcome(Verdict.RETRY, "internal error in the exporter", counts=True)
         try:
             with _log.guard("export"):
-                outcome = self.exporter.export(profile, timeout_s)
+                outcome = self.exporter.export(window, timeout_s)
         except BaseException:
-            self._put_back(profile)
+            self._put_back(window)
             raise
         if outcome.verdict is Verdict.DELIVERED:
             self.exported += 1
@@ -119,12 +119,12 @@ class ExportQueue:
             if self._failed_answers >= MAX_FAILED_ANSWERS:
                 self._refused(f"{outcome.detail}, {MAX_FAILED_ANSWERS} times for one window")
                 return True
-        self._put_back(profile)
+        self._put_back(window)
         self._plan_retry(outcome)
         return False
 
-    def _put_back(self, profile: EncodedProfile) -> None:
-        self._pending.appendleft(profile)
+    def _put_back(self, window: EncodedWindow) -> None:
+        self._pending.appendleft(window)
         self._shrink()
 
     def _delivered(self) -> None:

@@ -17,20 +17,28 @@ from support.fake_agent import FakeAgent, Fault, answer
 from conprof_core._engine import Row
 from conprof_core._pprof import encode_profile
 from conprof_core._window import _gzip
-from conprof_core.exporters import Destination, EncodedProfile, Outcome, Verdict, naming
+from conprof_core.exporters import (
+    Destination,
+    EncodedProfile,
+    EncodedWindow,
+    Outcome,
+    Verdict,
+    naming,
+)
 from conprof_core.exporters.blackfire import OLD_AGENT, BlackfireExporter, encode_tags
 
 NOW_NS = 1_700_000_000_123_456_789
 
 
-def make_profile(**changes: object) -> EncodedProfile:
+def make_profile(**changes: object) -> EncodedWindow:
     """Return a small profile."""
     rows = [Row((("f", "/app/f.py", 3, 1),), (("http.route", "/"),), "MainThread", 2, 20_000_000)]
+    names = naming.blackfire()
     pprof = encode_profile(
-        rows, naming.blackfire(100), start_ns=NOW_NS, end_ns=NOW_NS + 10**9, mapping_file="python"
+        rows, names.shapes[0], names, start_ns=NOW_NS, end_ns=NOW_NS + 10**9, mapping_file="python"
     )
-    profile = EncodedProfile(
-        pprof_gz=_gzip(pprof),
+    window = EncodedWindow(
+        profiles=(EncodedProfile("profile", _gzip(pprof)),),
         start_ns=NOW_NS,
         end_ns=NOW_NS + 10**9,
         sequence=0,
@@ -40,11 +48,11 @@ def make_profile(**changes: object) -> EncodedProfile:
         process_id=1,
         samples=2,
     )
-    return replace(profile, **changes)  # type: ignore[arg-type]
+    return replace(window, **changes)  # type: ignore[arg-type]
 
 
 def exporter_to(url: str, **credentials: str) -> BlackfireExporter:
-    return BlackfireExporter(Destination("blackfire:", 100, url, **credentials))
+    return BlackfireExporter(Destination("blackfire:", naming.Measured(), url, **credentials))
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -184,7 +192,7 @@ def test_a_server_that_is_no_http_server_is_called_an_old_agent(agent: FakeAgent
 def test_a_socket_that_accepts_and_never_reads_is_bounded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        big = make_profile(pprof_gz=b"x" * (32 << 20))
+        big = make_profile(profiles=(EncodedProfile("profile", b"x" * (32 << 20)),))
         began = time.monotonic()
         outcome = exporter_to(f"tcp://127.0.0.1:{port}").export(big, 0.5)
         assert outcome.verdict is Verdict.RETRY

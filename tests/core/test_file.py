@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 
 from conprof_core import ConfigError
-from conprof_core.exporters import Destination, EncodedProfile, Verdict, create
+from conprof_core.exporters import Destination, EncodedProfile, EncodedWindow, Verdict, create
 from conprof_core.exporters.file import directory_of, file_name
+from conprof_core.exporters.naming import Measured
 
 
-def profile(service: str = "shop", sequence: int = 0) -> EncodedProfile:
-    return EncodedProfile(b"data", 0, 1, sequence, service, {}, {}, process_id=42)
+def profile(service: str = "shop", sequence: int = 0) -> EncodedWindow:
+    return EncodedWindow(
+        (EncodedProfile("cpu", b"data"),), 0, 1, sequence, service, {}, {}, process_id=42
+    )
 
 
 def test_writes_one_complete_file_a_window(tmp_path: Path) -> None:
     directory = tmp_path / "not yet" / "there"
-    exporter = create(Destination(directory.as_uri(), 100, ""))
+    exporter = create(Destination(directory.as_uri(), Measured(), ""))
     for number in range(2):
         assert exporter.export(profile(sequence=number), 1).verdict is Verdict.DELIVERED
     assert sorted(os.listdir(directory)) == ["shop-42-000000.pb.gz", "shop-42-000001.pb.gz"]
@@ -27,7 +30,7 @@ def test_writes_one_complete_file_a_window(tmp_path: Path) -> None:
 
 
 def test_a_reused_pid_overwrites_nothing(tmp_path: Path) -> None:
-    exporter = create(Destination(tmp_path.as_uri(), 100, ""))
+    exporter = create(Destination(tmp_path.as_uri(), Measured(), ""))
     for _ in range(3):
         exporter.export(profile(), 1)
     assert len(os.listdir(tmp_path)) == 3
@@ -72,16 +75,16 @@ def test_urls_that_name_no_directory(url: str) -> None:
 
 def test_a_directory_that_cannot_be_written_is_an_outage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    exporter = create(Destination((tmp_path / "file" / "x").as_uri(), 100, ""))
+    exporter = create(Destination((tmp_path / "file" / "x").as_uri(), Measured(), ""))
     outcome = exporter.export(profile(), 1)
     assert outcome.verdict is Verdict.RETRY
     assert "Not a directory" in outcome.detail
 
 
 def test_no_part_of_a_file_is_left_when_writing_fails(tmp_path: Path) -> None:
-    exporter = create(Destination(tmp_path.as_uri(), 100, ""))
+    exporter = create(Destination(tmp_path.as_uri(), Measured(), ""))
     (tmp_path / "shop-42-000000.pb.gz.d").mkdir()
-    broken = EncodedProfile("text", 0, 1, 0, "shop", {}, {}, process_id=42)  # type: ignore[arg-type]
+    broken = EncodedWindow((EncodedProfile("cpu", "text"),), 0, 1, 0, "shop", {}, {}, process_id=42)  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         exporter.export(broken, 1)
     assert os.listdir(tmp_path) == ["shop-42-000000.pb.gz.d"]

@@ -158,13 +158,13 @@ exporter.outcome = Outcome(Verdict.DELIVERED)
 if pid == 0:
     assert conprof.stats()["queued"] == 0
     conprof.flush(1)
-    assert [profile.sequence for profile in exporter.profiles] == [0]
-    assert exporter.profiles[0].process_id == os.getpid()
+    assert [window.sequence for window in exporter.windows] == [0]
+    assert exporter.windows[0].process_id == os.getpid()
     conprof.stop()
     os._exit(0)
 assert os.waitpid(pid, 0)[1] == 0
 conprof.flush(1)
-assert [profile.sequence for profile in exporter.profiles] == [0, 1]
+assert [window.sequence for window in exporter.windows] == [0, 1]
 profiler.stop()
 """
     run_script(script(body, tmp_path.as_uri()))

@@ -57,8 +57,8 @@ def test_sums_are_the_cpu_time_of_the_process() -> None:
     assert 0.8 * used < total < 1.02 * used
     assert 0.36e9 < captured.cpu_ns("burn") < 0.45e9
     assert 0.36e9 < captured.cpu_ns("burn_in_c") < 0.45e9
-    (profile,) = captured.profiles
-    assert check_bytes(profile.pprof_gz).total("cpu") == total
+    (window,) = captured.windows
+    assert check_bytes(window.profiles[0].pprof_gz).total("cpu") == total
 
 
 def test_blocked_threads_are_charged_nothing() -> None:
@@ -149,7 +149,7 @@ def test_deep_stacks_keep_both_ends() -> None:
     for row in deep:
         assert len(row.frames) == MAX_STACK_DEPTH + 1
         assert row.frames[LEAF_FRAMES][0] == "[truncated]"
-    assert captured.profiles[0].counters["truncated"] == sum(row.samples for row in deep)
+    assert captured.windows[0].counters["truncated"] == sum(row.samples for row in deep)
 
 
 def test_rows_are_bounded_and_the_rest_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_threads_of_conprof_are_not_in_the_profile() -> None:
     # The main thread may be seen in start() and stop(); threads of conprof have no name.
     unnamed = [row for row in captured.rows if not row.thread_name]
     assert all(frame[0].startswith("[") for row in unnamed for frame in row.frames), unnamed
-    assert len(captured.profiles) > 2
+    assert len(captured.windows) > 2
 
 
 def test_pauses_are_not_charged() -> None:

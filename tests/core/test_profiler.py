@@ -144,7 +144,7 @@ def test_a_profiler_stops_only_itself(engine: str) -> None:
     assert first.flush()
     first.stop()
     assert exporter.is_shut_down
-    assert [profile.sequence for profile in exporter.profiles] == [0, 1]
+    assert [window.sequence for window in exporter.windows] == [0, 1]
 
 
 def test_stats(engine: str) -> None:
@@ -218,8 +218,8 @@ def test_capture(engine: str) -> None:
         with conprof.labels({"http.route": "/"}):
             burn(0.1)
         burn(0.1)
-    (profile,) = captured.profiles
-    check_bytes(profile.pprof_gz)
+    (window,) = captured.windows
+    check_bytes(window.profiles[0].pprof_gz)
     route = captured.cpu_ns("burn", **{"http.route": "/"})
     assert 0.05e9 < route < 0.15e9
     assert captured.cpu_ns("burn") > route

@@ -10,7 +10,7 @@ import pytest
 
 from conprof_core import testing
 from conprof_core._limits import MAX_QUEUED_BYTES, MAX_QUEUED_WINDOWS
-from conprof_core.exporters import EncodedProfile, Outcome, Verdict
+from conprof_core.exporters import EncodedProfile, EncodedWindow, Outcome, Verdict
 from conprof_core.exporters import queue as queue_module
 from conprof_core.exporters.queue import ExportQueue
 
@@ -18,8 +18,10 @@ AWAY = Outcome(Verdict.RETRY, "connection refused")
 THERE = Outcome(Verdict.DELIVERED)
 
 
-def profile(sequence: int, data: bytes = b"x") -> EncodedProfile:
-    return EncodedProfile(data, sequence * 10, sequence * 10 + 9, sequence, "shop", {}, {})
+def profile(sequence: int, data: bytes = b"x") -> EncodedWindow:
+    return EncodedWindow(
+        (EncodedProfile("cpu", data),), sequence * 10, sequence * 10 + 9, sequence, "shop", {}, {}
+    )
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def log_level() -> Iterator[None]:
 
 
 def sequences(memory: testing.MemoryExporter) -> list[int]:
-    return [item.sequence for item in memory.profiles]
+    return [item.sequence for item in memory.windows]
 
 
 def test_delivers_in_order(queue: ExportQueue, memory: testing.MemoryExporter) -> None:
@@ -71,7 +73,7 @@ def test_an_outage_is_two_lines_and_nothing_is_lost(
     assert "takes profiles again" in caplog.messages[1]
     assert "nothing was lost" in caplog.messages[1]
     assert sequences(memory) == [0, 1, 2, 3, 4]
-    assert [item.start_ns for item in memory.profiles] == [0, 10, 20, 30, 40]
+    assert [item.start_ns for item in memory.windows] == [0, 10, 20, 30, 40]
 
 
 def test_a_long_outage_drops_the_oldest_and_says_how_many(
@@ -190,7 +192,7 @@ def test_submitting_while_another_thread_sends(memory: testing.MemoryExporter) -
     entered, go_on = threading.Event(), threading.Event()
 
     class Slow(testing.MemoryExporter):
-        def export(self, profile: EncodedProfile, timeout_s: float) -> Outcome:
+        def export(self, profile: EncodedWindow, timeout_s: float) -> Outcome:
             entered.set()
             assert go_on.wait(10)
             return super().export(profile, timeout_s)

@@ -178,13 +178,13 @@ main(int argc, char **argv)
         conprof_window_forget_cache();
         window->end_ns = window->start_ns + 1000000000;
         conprof_unlock();
-        if (window->samples != samples_put || window->cpu_ns != cpu_put) {
+        if (window->totals[CONPROF_COLUMN_SAMPLES] != samples_put || window->totals[CONPROF_COLUMN_CPU_NS] != cpu_put) {
             printf("round %ld: %lu of %lu samples, %lu of %lu ns\n", round,
-                   (unsigned long)window->samples, (unsigned long)samples_put,
-                   (unsigned long)window->cpu_ns, (unsigned long)cpu_put);
+                   (unsigned long)window->totals[CONPROF_COLUMN_SAMPLES], (unsigned long)samples_put,
+                   (unsigned long)window->totals[CONPROF_COLUMN_CPU_NS], (unsigned long)cpu_put);
             return 1;
         }
-        total += window->samples;
+        total += window->totals[CONPROF_COLUMN_SAMPLES];
         write_profile(window, directory, round);
         conprof_window_free(window);
     }
