@@ -10,9 +10,11 @@ conprof.stop()
 
 from __future__ import annotations
 
-from conprof_core._config import Config, ProfileType
-from conprof_core._labels import RequestScope, labels, request_scope
+from conprof_core._config import Config
+from conprof_core._labels import LabelSet, label_set, labels
+from conprof_core._options import ProfileType
 from conprof_core._profiler import Profiler, flush, is_running, start, stats, stop
+from conprof_core._scope import RequestScope, request_scope
 from conprof_core._version import __version__
 from conprof_core.errors import (
     AlreadyRunningError,
@@ -32,12 +34,14 @@ __all__ = [
     "ConprofError",
     "EngineUnavailableError",
     "ExportError",
+    "LabelSet",
     "ProfileType",
     "Profiler",
     "RequestScope",
     "__version__",
     "flush",
     "is_running",
+    "label_set",
     "labels",
     "request_scope",
     "start",

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
-from conprof_core import _log, _tracking
-from conprof_core._labels import context_var
+from conprof_core import _log
+from conprof_core._labels import context_var, switch
 
 if TYPE_CHECKING:
     from conprof_core._cells import LabelCell
@@ -35,6 +35,8 @@ else:
 __all__ = ["install", "uninstall"]
 
 _CELL: Final = "_conprof_cell"
+_UNKNOWN: Final = object()
+_POOLS: Final = "concurrent.futures.thread"
 
 # Threads that serve the whole process, although the first request that needs them starts them: they
 # would wear that request's route for ever. What they run for others is labelled item by item.
@@ -51,7 +53,8 @@ def install() -> None:
         return
     with _log.guard("carry"):
         _patch_threads()
-        _patch_executors()
+        if _POOLS in sys.modules:
+            _patch_executors(sys.modules[_POOLS])
         if "gevent" in sys.modules:
             _patch_gevent()
 
@@ -76,12 +79,6 @@ def _replace(owner: Any, name: str, replacement: Any) -> None:
     _undo.append(undo)
 
 
-def _switch(cell: LabelCell | None) -> None:
-    context_var.set(cell)
-    if _tracking.thread_cells is not None:
-        _tracking.note(cell)
-
-
 # Threads ------------------------------------------------------------------------------------------
 
 
@@ -91,9 +88,10 @@ def _patch_threads() -> None:
     def start(self: threading.Thread) -> None:
         # The hand-over never keeps a thread from starting.
         cell = context_var.get()
-        if cell is not None and _undo and not _is_service(self):
+        if cell is not None and _undo:
             with _log.guard("carry"):
-                _give(self, cell)
+                if not _is_service(self) or _is_first_of_all_pools(self):
+                    _give(self, cell)
         original(self)
 
     _copy_face(start, original)
@@ -104,6 +102,21 @@ def _is_service(thread: threading.Thread) -> bool:
     target = getattr(thread, "_target", None)
     names = (type(thread).__module__, getattr(target, "__module__", None) or "")
     return any(name.partition(".")[0] in _SERVICE_MODULES for name in names)
+
+
+def _is_first_of_all_pools(thread: threading.Thread) -> bool:
+    """Patch the executors with the first thread that one of them starts.
+
+    They are not imported only to be patched: that would be most of what a start costs. The item
+    which that thread is started for was made before, so it runs under the thread's own cell.
+    """
+    pools = sys.modules.get(_POOLS)
+    if pools is None or getattr(thread, "_target", None) is not getattr(pools, "_worker", None):
+        return False
+    if hasattr(pools._WorkItem.run, "__wrapped__"):
+        return False
+    _patch_executors(pools)
+    return True
 
 
 def _give(thread: threading.Thread, cell: LabelCell) -> None:
@@ -120,7 +133,7 @@ def _give(thread: threading.Thread, cell: LabelCell) -> None:
     def set_ident() -> None:
         # The first method the new thread calls on itself: nothing of ours stays on its stack.
         thread.__dict__.pop("_set_ident", None)
-        _switch(cell)
+        switch(cell)
         original()
 
     thread._set_ident = set_ident  # type: ignore[attr-defined]
@@ -129,32 +142,30 @@ def _give(thread: threading.Thread, cell: LabelCell) -> None:
 # Executors ----------------------------------------------------------------------------------------
 
 
-def _patch_executors() -> None:
-    from concurrent.futures import thread as pools
-
+def _patch_executors(pools: Any) -> None:
     item: Any = pools._WorkItem
     original_init = item.__init__
     original_run = item.run
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original_init(self, *args, **kwargs)
-        cell = context_var.get()
-        if cell is not None:
-            setattr(self, _CELL, cell)
+        setattr(self, _CELL, context_var.get())
 
     def run(self: Any, *args: Any) -> Any:
-        cell = getattr(self, _CELL, None)
+        cell: Any = getattr(self, _CELL, _UNKNOWN)
         before = context_var.get()
+        if cell is _UNKNOWN:  # made before the patch
+            cell, before = before, None
         if before is cell:
             return original_run(self, *args)
-        _switch(cell)
+        switch(cell)
         try:
             return original_run(self, *args)
         finally:
             # asgiref makes a worker for each request: what it has used since its last sample would
             # go to whatever comes next, and that would be half of a short request.
             charge()
-            _switch(before)
+            switch(before)
 
     _copy_face(init, original_init)
     _copy_face(run, original_run)
@@ -195,11 +206,11 @@ def _on_spawn(greenlet: Any) -> None:
 
 def _run_with(cell: LabelCell, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     before = context_var.get()
-    _switch(cell)
+    switch(cell)
     try:
         return func(*args, **kwargs)
     finally:
-        _switch(before)
+        switch(before)
 
 
 def _copy_face(ours: Any, original: Any) -> None:

@@ -1,4 +1,4 @@
-"""Labels on samples: ``labels()`` for applications, ``request_scope()`` for adapters.
+"""Labels on samples: ``labels()``, and what it shares with the scope of a request (``_scope``).
 
 Both put a label cell into the one ContextVar; an engine reads it when it takes a sample. This
 module decides, once, whether the cells are the extension's or the pure-Python twin.
@@ -7,18 +7,19 @@ module decides, once, whether the cells are the extension's or the pure-Python t
 from __future__ import annotations
 
 import functools
-import inspect
-import re
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from conprof_core import _log, _tracking
+from conprof_core import _tracking
 from conprof_core._limits import MAX_LABEL_VALUE, MAX_LABELS
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
     from types import TracebackType
+    from typing import Literal, TypeVar
 
     from conprof_core._cells import LabelCell, LabelSet, context_var, intern_labels
+
+    _F = TypeVar("_F", bound=Callable[..., Any])
 else:
     try:
         from conprof_core._native import LabelCell, LabelSet, context_var, intern_labels
@@ -26,19 +27,20 @@ else:
         from conprof_core._cells import LabelCell, LabelSet, context_var, intern_labels
 
 __all__ = [
-    "RequestScope",
+    "LabelSet",
+    "bind",
     "context_var",
     "intern_labels",
+    "label_set",
     "labels",
-    "request_scope",
-    "settle",
+    "list_below",
+    "merge",
+    "set_of",
+    "switch",
 ]
 
-_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _MAX_CACHED: Final = 1_024
 _MAX_NESTED: Final = 256
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def clean_labels(given: Mapping[str, object]) -> dict[str, str]:
@@ -52,7 +54,7 @@ def clean_labels(given: Mapping[str, object]) -> dict[str, str]:
     for key, value in given.items():
         if len(cleaned) >= MAX_LABELS:
             break
-        if type(key) is not str or _KEY.fullmatch(key) is None:
+        if type(key) is not str or not _is_key(key):
             key = _clean_key(key)
         if type(value) is not str:
             try:
@@ -65,12 +67,18 @@ def clean_labels(given: Mapping[str, object]) -> dict[str, str]:
     return cleaned
 
 
+def _is_key(text: str) -> bool:
+    # An identifier with dots: what an expression would say, without importing its module.
+    return text.isascii() and text.replace(".", "_").isidentifier() and text[0] != "."
+
+
 def _clean_key(key: object) -> str:
     try:
-        text = re.sub(r"[^A-Za-z0-9_.]", "_", str(key)[:MAX_LABEL_VALUE])
+        text = str(key)[:MAX_LABEL_VALUE]
     except Exception:
         return "_unprintable"
-    return text if _KEY.match(text) else f"_{text}"
+    text = "".join(c if (c.isalnum() and c.isascii()) or c in "_." else "_" for c in text)
+    return text if _is_key(text) else f"_{text}"
 
 
 _sets: dict[tuple[tuple[str, str], ...], LabelSet] = {}
@@ -87,13 +95,22 @@ def _known_set(cleaned: Mapping[str, str]) -> LabelSet:
     return found
 
 
-def _set_of(given: Mapping[str, str]) -> LabelSet:
+def label_set(given: Mapping[str, object]) -> LabelSet:
+    """Return labels prepared once, for ``request_scope()`` and ``bind()`` that use them often.
+
+    They are cleaned as those of ``labels()`` are. Keep as many as there are routes, not requests:
+    the number of sets alive is bounded.
+    """
+    return _known_set(clean_labels(given))
+
+
+def set_of(given: Mapping[str, str]) -> LabelSet:
     """Return the set for labels of an adapter, which are strings but may need cleaning."""
     found = _sets.get(tuple(given.items()))
     return _known_set(clean_labels(given)) if found is None else found
 
 
-_nested: dict[int, list[tuple[LabelCell, LabelSet]]] = {}
+nested_cells: dict[int, list[tuple[LabelCell, LabelSet]]] = {}
 """Id of a provisional cell → the cells entered below it, each with the labels it adds.
 
 They are composed anew when the cell is bound. Bounded both ways: beyond, a nested cell keeps what
@@ -101,7 +118,8 @@ it showed when it was entered.
 """
 
 
-def _merge(outer: LabelSet, own: LabelSet) -> LabelSet:
+def merge(outer: LabelSet, own: LabelSet) -> LabelSet:
+    """Return both, where ``own`` wins."""
     return _known_set(dict((*outer.items(), *own.items())[-MAX_LABELS:]))
 
 
@@ -109,30 +127,35 @@ def _compose(own: LabelSet, outer: LabelCell | None) -> LabelCell:
     """Return a cell that shows ``own`` on top of what ``outer`` shows, now and once it is bound."""
     if outer is None:
         return LabelCell(own)
-    below = outer.provisional and _list_below(outer)
-    cell = LabelCell(_merge(outer.labels, own), provisional=below is not False)
+    below = outer.provisional and list_below(outer)
+    cell = LabelCell(merge(outer.labels, own), provisional=below is not False)
     if below is not False:
         below.append((cell, own))
     return cell
 
 
-def _list_below(outer: LabelCell) -> list[tuple[LabelCell, LabelSet]] | Literal[False]:
-    below = _nested.get(outer.id)
+def list_below(outer: LabelCell) -> list[tuple[LabelCell, LabelSet]] | Literal[False]:
+    """Return the cells entered below a provisional one, to add to; ``False`` at the bound."""
+    below = nested_cells.get(outer.id)
     if below is None:
-        if len(_nested) >= _MAX_CACHED:
-            _nested.pop(next(iter(_nested)), None)  # of a request that never bound its route
-        below = _nested[outer.id] = []
+        if len(nested_cells) >= _MAX_CACHED:
+            nested_cells.pop(
+                next(iter(nested_cells)), None
+            )  # of a request that never bound its route
+        below = nested_cells[outer.id] = []
     return False if len(below) >= _MAX_NESTED else below
 
 
-def _bind(cell: LabelCell, bound: LabelSet) -> None:
+def bind(cell: LabelCell, bound: LabelSet) -> None:
+    """Give a provisional cell its labels, and those entered below it theirs."""
     cell.bind(bound)
-    if _nested:
-        for nested, own in _nested.pop(cell.id, ()):
-            _bind(nested, _merge(bound, own))
+    if nested_cells:
+        for nested, own in nested_cells.pop(cell.id, ()):
+            bind(nested, merge(bound, own))
 
 
-def _switch(cell: LabelCell | None) -> None:
+def switch(cell: LabelCell | None) -> None:
+    """Have the current context show ``cell`` from here on."""
     context_var.set(cell)
     if _tracking.thread_cells is not None:
         _tracking.note(cell)
@@ -163,7 +186,7 @@ class labels:  # noqa: N801 - reads as a verb at the call site, like contextlib.
         outer = context_var.get()
         cell = _compose(self._own, outer)
         self._outer[cell.id] = outer
-        _switch(cell)
+        switch(cell)
 
     def __exit__(
         self,
@@ -173,7 +196,7 @@ class labels:  # noqa: N801 - reads as a verb at the call site, like contextlib.
     ) -> None:
         current = context_var.get()
         if current is not None and current.id in self._outer:
-            _switch(self._outer.pop(current.id))
+            switch(self._outer.pop(current.id))
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -187,6 +210,8 @@ class labels:  # noqa: N801 - reads as a verb at the call site, like contextlib.
         self.__exit__()
 
     def __call__(self, function: _F) -> _F:
+        import inspect  # whoever decorates has the time; whoever only starts has not
+
         wrapper: Callable[..., Any]
         if inspect.iscoroutinefunction(function):
 
@@ -214,7 +239,8 @@ class labels:  # noqa: N801 - reads as a verb at the call site, like contextlib.
                 with self:
                     return function(*args, **kwargs)
 
-        return cast("_F", wrapper)
+        labelled: Any = wrapper
+        return labelled  # type: ignore[no-any-return]
 
 
 def _labelled_generator(
@@ -265,132 +291,6 @@ async def _labelled_async_generator(
             await generator.aclose()
 
 
-is_sampling = False
-"""Whether a profiler runs in this process; written by ``_profiler`` alone."""
-
-
-def set_sampling(value: bool) -> None:
-    """Turn request scopes on or off."""
-    global is_sampling
-    is_sampling = value
-
-
-class RequestScope:
-    """The labels of one request, entered before routing and bound when the route is known.
-
-    Samples taken between ``enter()`` and ``bind()`` get the bound labels too. A scope that is never
-    bound keeps its base labels. No method raises; while no profiler runs they do nothing.
-
-    ``late`` is asked for the labels when a window closes while the request is still running, from
-    another thread; it returns ``None`` as long as the route is not known.
-
-    ``exit()`` in another context than ``enter()``, as when a streaming body is finished by another
-    task, leaves that context alone. A scope is entered once.
-    """
-
-    __slots__ = ("_base", "_cell", "_late", "_outer")
-
-    def __init__(
-        self, base: Mapping[str, str], late: Callable[[], Mapping[str, str] | None] | None = None
-    ) -> None:
-        self._base = base
-        self._late = late
-        self._cell: LabelCell | None = None
-        self._outer: LabelCell | None = None
-
-    def enter(self) -> Self:
-        """Label what the current context does from here on; returns the scope."""
-        if not is_sampling:
-            return self
-        outer = self._outer = context_var.get()
-        own = _set_of(self._base)
-        if outer is None:
-            self._cell = cell = LabelCell(own, provisional=True)
-        else:
-            self._cell = cell = LabelCell(_merge(outer.labels, own), provisional=True)
-            self._follow(outer, cell, own)
-        context_var.set(cell)
-        if _tracking.thread_cells is not None:
-            _tracking.note(cell)
-        if self._late is not None:
-            _in_flight[cell.id] = self
-        return self
-
-    def bind(self, bound: Mapping[str, str]) -> None:
-        """Add labels, for the samples already taken as well. Works after ``exit()`` too."""
-        cell = self._cell
-        if cell is not None:
-            self._bind_to(cell, bound)
-            if self._late is not None:
-                _in_flight.pop(cell.id, None)
-
-    def _bind_to(self, cell: LabelCell, bound: Mapping[str, str]) -> None:
-        own = _set_of({**self._base, **bound} if self._base else bound)
-        outer = self._outer
-        if outer is None:
-            _bind(cell, own)
-        else:
-            _bind(cell, _merge(outer.labels, own))
-            self._follow(outer, cell, own)
-
-    def _follow(self, outer: LabelCell, cell: LabelCell, own: LabelSet) -> None:
-        """Have the cell composed anew when a request around this one is bound."""
-        if outer.provisional:
-            below = _list_below(outer)
-            if below is not False:
-                below.append((cell, own))
-
-    def _settle(self) -> None:
-        late, cell = self._late, self._cell
-        bound = None if late is None else late()
-        # The request may have bound itself meanwhile, and knows better.
-        if bound is not None and cell is not None and cell.id in _in_flight:
-            self._bind_to(cell, bound)
-
-    def exit(self) -> None:
-        """Put back what was there before; harmless when called twice or in another context."""
-        cell = self._cell
-        if cell is None:
-            return
-        if self._late is not None:
-            _in_flight.pop(cell.id, None)
-        if context_var.get() is cell:
-            _switch(self._outer)
-
-    def __enter__(self) -> Self:
-        return self.enter()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        tb: TracebackType | None = None,
-    ) -> None:
-        self.exit()
-
-
-_in_flight: dict[int, RequestScope] = {}
-"""Cell id → scope entered and not yet bound, of those that can say their labels when asked."""
-
-
-def request_scope(
-    base: Mapping[str, str], late: Callable[[], Mapping[str, str] | None] | None = None
-) -> RequestScope:
-    """Return a scope for one request that starts with the labels ``base``; see ``RequestScope``."""
-    return RequestScope(base, late)
-
-
-def settle() -> None:
-    """Bind what running requests know by now; called before a window is taken. Never raises.
-
-    Without it a request longer than a window would have its route in its last window only.
-    """
-    for scope in list(_in_flight.values()):
-        with _log.guard("settle"):
-            scope._settle()
-
-
-def forget_requests() -> None:
-    """Drop the requests of the parent, in a forked child."""
-    _in_flight.clear()
-    _nested.clear()
+def forget() -> None:
+    """Drop what was entered below unbound cells, in a forked child: those are the parent's."""
+    nested_cells.clear()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from conprof_core import _labels, _log
+from conprof_core import _log, _scope
 from conprof_core._config import Config
 from conprof_core._engine import Engine, Row
 from conprof_core._process import Process
@@ -95,7 +95,7 @@ class Loop:
             return False
         try:
             lost = self.lost_windows
-            _labels.settle()
+            _scope.settle()
             window = Window(
                 self._engine.take_window(),
                 self._process,

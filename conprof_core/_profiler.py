@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from conprof_core import _carry, _fork, _labels, _log, _servers
+from conprof_core import _carry, _fork, _log, _scope, _servers
 from conprof_core._config import Config, load
 from conprof_core._engine import EngineUnavailable, Row, choose
 from conprof_core._limits import EXIT_FLUSH_S
@@ -204,7 +204,7 @@ class _State:
             _log.log(_log.ERROR, "profiler", "not profiling this process: %s", error)
             return
         self.session = session
-        _labels.set_sampling(True)
+        _scope.set_sampling(True)
         if owner.config.carry_labels:
             _carry.install()
         _servers.install(self.flush)
@@ -230,7 +230,7 @@ class _State:
             if session is None:
                 return
             self.session = None
-            _labels.set_sampling(False)
+            _scope.set_sampling(False)
             _carry.uninstall()
             _servers.uninstall()
             if session.process.pid != os.getpid():
@@ -310,15 +310,15 @@ class _State:
         _log.forget_internal_errors()
         if session is None:
             return
-        _labels.set_sampling(False)
-        _labels.forget_requests()
+        _scope.set_sampling(False)
+        _scope.forget()
         with _log.guard("fork"):
             session.engine.postfork_child()
             if not session.profile_children:
                 return
             session.begin()
             self.session = session
-            _labels.set_sampling(True)
+            _scope.set_sampling(True)
 
 
 _state = _State()

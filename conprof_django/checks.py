@@ -16,7 +16,7 @@ from conprof_django import conf
 
 __all__ = ["check_conprof"]
 
-_KEYS = (*(name.upper() for name in Config.__dataclass_fields__), conf.STYLE_KEY)
+_KEYS = (*(name.upper() for name in Config.names()), conf.STYLE_KEY)
 
 
 def check_conprof(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:

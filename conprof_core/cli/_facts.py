@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from conprof_core import exporters
-from conprof_core._config import OPTIONS, Config, Loaded
+from conprof_core._config import Config, Loaded
 from conprof_core._engine import choose
 from conprof_core._engine._clocks import best_clocks
+from conprof_core._options import OPTIONS
 from conprof_core._profiler import Profiler
 from conprof_core._version import __version__
 from conprof_core.errors import ConprofError

@@ -7,7 +7,6 @@ module is imported only when its scheme is used.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from importlib import import_module
 from typing import Final, NamedTuple, Protocol, cast
@@ -34,8 +33,7 @@ SCHEMES: Final[Mapping[str, tuple[str, str]]] = {
 """Scheme → module and class. A class is called with a ``Destination``."""
 
 
-@dataclass(frozen=True)
-class Destination:
+class Destination(NamedTuple):
     """What an exporter is made from.
 
     Attributes:
@@ -49,7 +47,10 @@ class Destination:
     measured: Measured
     agent_socket: str
     server_id: str | None = None
-    server_token: str | None = field(default=None, repr=False)
+    server_token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Destination({self.url!r}, {self.measured!r}, {self.agent_socket!r})"
 
 
 class EncodedProfile(NamedTuple):
@@ -63,9 +64,11 @@ class EncodedProfile(NamedTuple):
     name: str
     pprof_gz: bytes
 
+    def __repr__(self) -> str:
+        return f"EncodedProfile({self.name!r}, {len(self.pprof_gz)} bytes)"
 
-@dataclass(frozen=True)
-class EncodedWindow:
+
+class EncodedWindow(NamedTuple):
     """One window of one process, encoded: the unit that is exported. Immutable.
 
     Attributes:
@@ -79,7 +82,7 @@ class EncodedWindow:
         samples: number of CPU samples in it.
     """
 
-    profiles: tuple[EncodedProfile, ...] = field(repr=False)
+    profiles: tuple[EncodedProfile, ...]
     start_ns: int
     end_ns: int
     sequence: int

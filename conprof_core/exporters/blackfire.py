@@ -5,7 +5,6 @@ One POST a window: a multipart body of ``event.json`` and each profile as gzip-c
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -150,6 +149,8 @@ def encode_tags(tags: Mapping[str, str]) -> str:
 
 def encode_event(window: EncodedWindow) -> bytes:
     """Return ``event.json``."""
+    import json
+
     event = {
         "attachments": [f"{profile.name}.pprof" for profile in window.profiles],
         "tags_profiler": encode_tags(window.tags),

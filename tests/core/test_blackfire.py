@@ -8,7 +8,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def make_profile(**changes: object) -> EncodedWindow:
         process_id=1,
         samples=2,
     )
-    return replace(window, **changes)  # type: ignore[arg-type]
+    return window._replace(**changes)  # type: ignore[arg-type]
 
 
 def exporter_to(url: str, **credentials: str) -> BlackfireExporter:

@@ -318,3 +318,35 @@ def test_gevent(patched: bool) -> None:
         """
     )
     assert result.stdout == "done\n", result.describe()
+
+
+def test_a_pool_module_imported_after_the_start() -> None:
+    result = run_script(LATE_POOL)
+    assert result.stdout.split() == ["a", "a", "b", "None", "b"]
+
+
+LATE_POOL = """
+import sys
+import conprof_core
+from conprof_core._labels import context_var
+
+conprof_core.start(period=1000)
+assert "concurrent.futures.thread" not in sys.modules, "the premise"
+from concurrent.futures import ThreadPoolExecutor
+
+def job():
+    cell = context_var.get()
+    return None if cell is None else dict(cell.labels.items())["job"]
+
+with ThreadPoolExecutor(1) as pool:
+    with conprof_core.labels(job="a"):
+        print(pool.submit(job).result(), pool.submit(job).result())
+    with conprof_core.labels(job="b"):
+        print(pool.submit(job).result())
+    print(pool.submit(job).result())
+with ThreadPoolExecutor(1) as pool, conprof_core.labels(job="b"):
+    print(pool.submit(job).result())
+sys.stdout.flush()
+import os
+os._exit(0)
+"""

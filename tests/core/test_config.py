@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 
 import conprof_core
 from conprof_core import Config, ConfigError, ProfileType
-from conprof_core._config import OPTIONS, default_agent_socket, load
+from conprof_core._config import load
+from conprof_core._options import OPTIONS, default_agent_socket
 
 # option, usable text, what Config holds, unusable text
 CASES: list[tuple[str, str, Any, str | None]] = [
@@ -37,7 +37,7 @@ VARIABLES = {option.name: option.variables for option in OPTIONS}
 
 def test_every_option_is_a_field_with_a_variable_and_a_case() -> None:
     names = [option.name for option in OPTIONS]
-    assert names == [field.name for field in fields(Config)]
+    assert names == list(Config.__annotations__)
     assert names == [case[0] for case in CASES]
     assert all(option.variables and option.help for option in OPTIONS)
 
@@ -171,7 +171,7 @@ def test_config_is_immutable_and_hides_secrets() -> None:
     config = Config(server_id="me", server_token="secret", labels=given)
     given["a"] = "2"
     assert config.labels == {"a": "1"}
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         config.period = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         config.labels["b"] = "2"  # type: ignore[index]

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from conprof_core import _cells, _labels, labels, request_scope
+from conprof_core import _cells, _labels, _scope, label_set, labels, request_scope
 from conprof_core._labels import clean_labels, context_var
 
 
@@ -24,9 +24,9 @@ def current() -> dict[str, str]:
 @pytest.fixture
 def sampling() -> Iterator[None]:
     """Request scopes work only while a profiler runs."""
-    _labels.set_sampling(True)
+    _scope.set_sampling(True)
     yield
-    _labels.set_sampling(False)
+    _scope.set_sampling(False)
 
 
 def test_nested_labels_are_merged_and_the_inner_wins() -> None:
@@ -237,6 +237,18 @@ def test_request_scope_binds_what_was_entered_before(sampling: None) -> None:
     assert inherited.run(current) == {"http.route": "/items/{id}"}
 
 
+def test_a_prepared_set_takes_the_place_of_the_base(sampling: None) -> None:
+    with request_scope(label_set({"m": "GET"}), late=lambda: None) as scope:
+        assert current() == {"m": "GET"}
+        scope.bind(label_set({"m": "GET", "http.route": "/"}))
+        assert current() == {"m": "GET", "http.route": "/"}
+    with labels(tier="web"), request_scope(label_set({"m": "GET"})) as scope:
+        scope.bind({"http.route": "/"})
+        assert current() == {"tier": "web", "m": "GET", "http.route": "/"}
+        scope.bind(label_set({"http.route": "/x"}))
+        assert current() == {"tier": "web", "http.route": "/x"}
+
+
 def test_request_scope_keeps_what_is_around_it(sampling: None) -> None:
     with labels(tier="web"), request_scope({"http.route": "-"}) as scope:
         assert current() == {"tier": "web", "http.route": "-"}
@@ -300,17 +312,17 @@ def test_endless_labels_in_one_request_stay_bounded(sampling: None) -> None:
         for number in range(2_000):
             with labels(n=number):
                 pass
-        assert max(map(len, _labels._nested.values())) <= 256
+        assert max(map(len, _labels.nested_cells.values())) <= 256
         scope.bind({"r": "/"})
-    assert not _labels._nested
+    assert not _labels.nested_cells
 
 
 def test_late_scope_is_asked_when_a_window_closes(sampling: None) -> None:
     known: dict[str, str] | None = None
     with request_scope({"r": "-"}, late=lambda: known):
-        _labels.settle()
+        _scope.settle()
         assert current() == {"r": "-"}
         known = {"r": "/x"}
-        _labels.settle()
+        _scope.settle()
         assert current() == {"r": "/x"}
-    assert not _labels._in_flight
+    assert not _scope._in_flight

@@ -245,7 +245,7 @@ def test_requests_in_threads_do_not_mix() -> None:
 
 
 def test_a_window_that_closes_during_a_request_knows_its_route() -> None:
-    from conprof_core._labels import settle
+    from conprof_core._scope import settle
 
     app = make_app()
     found: list[dict[str, str]] = []

@@ -1,0 +1,314 @@
+"""The one table of options: names, variables, defaults, and what each value may be.
+
+``conprof doctor``, the command line and ``docs/configuration.md`` follow ``OPTIONS``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from conprof_core import exporters
+from conprof_core._engine import ENGINES
+from conprof_core._limits import MAX_RATE_HZ, MIN_RATE_HZ
+from conprof_core.errors import ConfigError
+
+__all__ = ["OPTIONS", "OPTION_NAMED", "Option", "ProfileType", "default_agent_socket"]
+
+
+class ProfileType(StrEnum):
+    """What is measured. Engines offer more types in later versions."""
+
+    CPU = "cpu"
+
+
+AGENT_SOCKET_FORMS: Final = (
+    "allowed are unix:///path/agent.sock, tcp://host:port, http://host:port, https://host:port"
+)
+_AGENT_SCHEMES: Final = frozenset({"unix", "tcp", "http", "https"})
+
+
+def default_agent_socket() -> str:
+    """Return where the Blackfire Agent listens on this operating system by default."""
+    if sys.platform == "win32":
+        return "tcp://127.0.0.1:8307"
+    if sys.platform == "darwin":
+        prefix = "/opt/homebrew" if os.uname().machine == "arm64" else "/usr/local"
+        return f"unix://{prefix}/var/run/blackfire-agent.sock"
+    return "unix:///var/run/blackfire/agent.sock"
+
+
+# Each parser takes what a caller or a variable gave and returns the value as Config holds it, or
+# raises ConfigError. Text is accepted everywhere, so that one parser serves both.
+
+
+def _number(option: str, value: object, allowed: str, low: float, high: float) -> float:
+    number = value
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            raise ConfigError(option, value, allowed) from None
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise ConfigError(option, value, allowed)
+    if not low <= number <= high:  # also refuses NaN
+        raise ConfigError(option, value, allowed)
+    return float(number)
+
+
+def _seconds(low: float, high: float) -> Callable[[str, object], float]:
+    allowed = f"allowed is a number of seconds from {low:g} to {high:g}"
+    return lambda option, value: _number(option, value, allowed, low, high)
+
+
+def _rate(option: str, value: object) -> int:
+    allowed = f"allowed is a whole number of Hz from {MIN_RATE_HZ} to {MAX_RATE_HZ}"
+    number = _number(option, value, allowed, MIN_RATE_HZ, MAX_RATE_HZ)
+    if number != int(number):
+        raise ConfigError(option, value, allowed)
+    return int(number)
+
+
+def _level(option: str, value: object) -> int:
+    allowed = "allowed is 1 (errors), 2 (warnings), 3 (information) or 4 (debugging)"
+    number = _number(option, value, allowed, 1, 4)
+    if number != int(number):
+        raise ConfigError(option, value, allowed)
+    return int(number)
+
+
+def _text(option: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(option, value, "allowed is a string")
+    return value.strip()
+
+
+def _optional_text(option: str, value: object) -> str | None:
+    return (_text(option, value) or None) if value is not None else None
+
+
+def _path(option: str, value: object) -> str:
+    return _text(option, os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _secret(option: str, value: object) -> str | None:
+    """Like text, but the value never enters an error message, a log line or a report."""
+    if value is None or isinstance(value, str):
+        return (value or "").strip() or None
+    raise ConfigError(option, "(hidden)", "allowed is a string")
+
+
+def _flag(option: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in {"1", "true", "yes", "on"}:
+            return True
+        if word in {"", "0", "false", "no", "off"}:
+            return False
+    raise ConfigError(option, value, "allowed is true or false (1, yes, on, 0, no, off)")
+
+
+def _engine(option: str, value: object) -> str | None:
+    if value is None or value in ENGINES:
+        return value if isinstance(value, str) else None
+    raise ConfigError(option, value, f"allowed is one of {', '.join(ENGINES)}")
+
+
+def _agent_socket(option: str, value: object) -> str:
+    text = value.strip() if isinstance(value, str) else ""
+    scheme, separator, address = text.partition("://")
+    address = address.rstrip("/")
+    if not separator or scheme.lower() not in _AGENT_SCHEMES or not address:
+        raise ConfigError(option, value, AGENT_SOCKET_FORMS)
+    if any(character.isspace() or not character.isprintable() for character in address):
+        raise ConfigError(option, value, AGENT_SOCKET_FORMS)
+    if scheme.lower() != "unix":
+        _check_port(option, value, address)
+    return f"{scheme.lower()}://{address}"
+
+
+def _check_port(option: str, value: object, address: str) -> None:
+    host, colon, port = address.split("/", 1)[0].rpartition(":")
+    if colon and not port.endswith("]"):
+        if not (port.isdecimal() and 0 < int(port) < 65536 and host):
+            raise ConfigError(option, value, AGENT_SOCKET_FORMS)
+    elif value is not None and str(value).startswith("tcp:"):
+        raise ConfigError(option, value, AGENT_SOCKET_FORMS)
+
+
+def _words(option: str, value: object, allowed: str) -> list[str]:
+    if isinstance(value, str):
+        return [word for word in value.replace(",", " ").split() if word]
+    if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping)):
+        words = list(value)
+        if all(isinstance(word, str) for word in words):
+            return words
+    raise ConfigError(option, value, allowed)
+
+
+def _profile_types(option: str, value: object) -> tuple[ProfileType, ...]:
+    available = ", ".join(ProfileType)
+    allowed = f"available are: {available}"
+    chosen: list[ProfileType] = []
+    for word in _words(option, value, allowed):
+        try:
+            kind = ProfileType(word.lower())
+        except ValueError:
+            raise ConfigError(option, value, allowed) from None
+        if kind not in chosen:
+            chosen.append(kind)
+    if not chosen:
+        raise ConfigError(option, value, f"at least one is needed; {allowed}")
+    return tuple(chosen)
+
+
+def _export_to(option: str, value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    urls = tuple(_words(option, value, "allowed is a URL or a list of URLs"))
+    for url in urls:
+        exporters.check_url(option, url)
+    return urls
+
+
+def _labels(option: str, value: object) -> Mapping[str, str]:
+    """A mapping, or ``key=value,key=value``. Values are cleaned when they travel."""
+    allowed = "allowed is a mapping of names to values; in the environment key=value,key=value"
+    if value is None:
+        return MappingProxyType({})
+    pairs: dict[str, str] = {}
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str) or not key.strip():
+                raise ConfigError(option, value, allowed)
+            pairs[key.strip()] = str(item)
+    elif isinstance(value, str):
+        for part in filter(None, (piece.strip() for piece in value.split(","))):
+            key, separator, item = part.partition("=")
+            if not separator or not key.strip():
+                raise ConfigError(option, value, allowed)
+            pairs[key.strip()] = item.strip()
+    else:
+        raise ConfigError(option, value, allowed)
+    return MappingProxyType(pairs)
+
+
+class Option(NamedTuple):
+    """One row of the table of options.
+
+    Attributes:
+        name: field of ``Config`` and keyword of ``start()``.
+        variables: environment variables, the first that is set and usable wins.
+        parse: checks a value and brings it into the form that ``Config`` holds.
+        help: one line for people.
+        default: what holds when nothing is given.
+        secret: never shown.
+    """
+
+    name: str
+    variables: tuple[str, ...]
+    parse: Callable[[str, object], Any]
+    help: str
+    default: object = None
+    secret: bool = False
+
+
+OPTIONS: Final[tuple[Option, ...]] = (
+    Option(
+        "application_name",
+        ("BLACKFIRE_CONPROF_APP_NAME", "PLATFORM_APPLICATION_NAME"),
+        _optional_text,
+        "name of the service; default: name of the program",
+    ),
+    Option(
+        "cpu_duration",
+        ("BLACKFIRE_CONPROF_CPU_DURATION",),
+        _seconds(0.1, 86_400),
+        "seconds of each period in which samples are taken",
+        default=45.0,
+    ),
+    Option(
+        "period",
+        ("BLACKFIRE_CONPROF_PERIOD",),
+        _seconds(0.1, 86_400),
+        "seconds from one upload to the next",
+        default=45.0,
+    ),
+    Option(
+        "cpu_profile_rate",
+        ("BLACKFIRE_CONPROF_CPU_PROFILERATE",),
+        _rate,
+        "samples per second of CPU time",
+        default=100,
+    ),
+    Option(
+        "profile_types",
+        ("CONPROF_PROFILE_TYPES",),
+        _profile_types,
+        "what is measured",
+        default=(ProfileType.CPU,),
+    ),
+    Option(
+        "labels",
+        ("CONPROF_LABELS",),
+        _labels,
+        "labels of the process, sent with each upload",
+        default=MappingProxyType({}),
+    ),
+    Option(
+        "agent_socket",
+        ("BLACKFIRE_AGENT_SOCKET",),
+        _agent_socket,
+        "where the Blackfire Agent listens",
+        default=default_agent_socket(),
+    ),
+    Option("server_id", ("BLACKFIRE_SERVER_ID",), _secret, "user of the upload", secret=True),
+    Option(
+        "server_token", ("BLACKFIRE_SERVER_TOKEN",), _secret, "password of the upload", secret=True
+    ),
+    Option(
+        "upload_timeout",
+        ("BLACKFIRE_CONPROF_UPLOAD_TIMEOUT",),
+        _seconds(0.1, 600),
+        "seconds that one upload, and stop(), may take in all",
+        default=10.0,
+    ),
+    Option(
+        "export_to",
+        ("CONPROF_EXPORT_TO",),
+        _export_to,
+        "URLs; default: the agent socket",
+        default=(),
+    ),
+    Option(
+        "carry_labels",
+        ("CONPROF_CARRY_LABELS",),
+        _flag,
+        "hand labels to threads, executors and greenlets that a request starts",
+        default=True,
+    ),
+    Option("engine", ("CONPROF_ENGINE",), _engine, "native or portable; default: what can run"),
+    Option(
+        "disabled", ("CONPROF_DISABLED",), _flag, "kill switch: start() does nothing", default=False
+    ),
+    Option(
+        "log_file", ("BLACKFIRE_LOG_FILE",), _path, "file that the log goes to", default="stderr"
+    ),
+    Option(
+        "log_level",
+        ("BLACKFIRE_LOG_LEVEL",),
+        _level,
+        "1 errors, 2 warnings, 3 info, 4 debug",
+        default=1,
+    ),
+)
+
+OPTION_NAMED: Final = {option.name: option for option in OPTIONS}

@@ -1,0 +1,154 @@
+"""The scope of one request, for adapters: entered before routing, bound when the route is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from conprof_core import _labels, _log, _tracking
+from conprof_core._labels import LabelSet, context_var, merge, set_of, switch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import Self, TypeAlias
+
+    from conprof_core._cells import LabelCell
+
+    Labels: TypeAlias = Mapping[str, str] | LabelSet
+
+if not TYPE_CHECKING:
+    from conprof_core._labels import LabelCell
+
+__all__ = ["RequestScope", "forget", "request_scope", "set_sampling", "settle"]
+
+_is_sampling = False
+_in_flight: set[RequestScope] = set()
+"""Scopes entered and not yet bound, of those that can say their labels when asked."""
+
+
+def set_sampling(value: bool) -> None:
+    """Turn request scopes on or off: they work while a profiler runs."""
+    global _is_sampling
+    _is_sampling = value
+
+
+class RequestScope:
+    """The labels of one request, entered before routing and bound when the route is known.
+
+    Samples taken between ``enter()`` and ``bind()`` get the bound labels too. A scope that is never
+    bound keeps its base labels. No method raises; while no profiler runs they do nothing.
+
+    Labels are a mapping or, for what every request does, a prepared ``label_set()``; a set that is
+    bound takes the place of the base labels, a mapping is added to them.
+
+    ``late`` is asked for the labels when a window closes while the request is still running, from
+    another thread; it returns ``None`` as long as the route is not known.
+
+    ``exit()`` in another context than ``enter()``, as when a streaming body is finished by another
+    task, leaves that context alone. A scope is entered once.
+    """
+
+    __slots__ = ("_base", "_cell", "_late", "_outer")
+
+    def __init__(self, base: Labels, late: Callable[[], Labels | None] | None = None) -> None:
+        self._base = base
+        self._late = late
+        self._cell: LabelCell | None = None
+        self._outer: LabelCell | None = None
+
+    def enter(self) -> Self:
+        """Label what the current context does from here on; returns the scope."""
+        if not _is_sampling:
+            return self
+        base = self._base
+        own = base if type(base) is LabelSet else set_of(base)
+        outer = context_var.get()
+        if outer is None:
+            self._cell = cell = LabelCell(own, provisional=True)
+        else:
+            self._outer = outer
+            self._cell = cell = LabelCell(merge(outer.labels, own), provisional=True)
+            self._follow(outer, cell, own)
+        context_var.set(cell)
+        if _tracking.thread_cells is not None:
+            _tracking.note(cell)
+        if self._late is not None:
+            _in_flight.add(self)
+        return self
+
+    def bind(self, bound: Labels) -> None:
+        """Add labels, for the samples already taken as well. Works after ``exit()`` too."""
+        cell = self._cell
+        if cell is not None:
+            self._bind_to(cell, bound)
+            if self._late is not None:
+                _in_flight.discard(self)
+
+    def _bind_to(self, cell: LabelCell, bound: Labels) -> None:
+        if type(bound) is LabelSet:
+            own = bound
+        else:
+            base = self._base
+            own = set_of({**dict(base.items()), **dict(bound.items())})
+        outer = self._outer
+        if outer is None:
+            _labels.bind(cell, own)
+        else:
+            _labels.bind(cell, merge(outer.labels, own))
+            self._follow(outer, cell, own)
+
+    def _follow(self, outer: LabelCell, cell: LabelCell, own: LabelSet) -> None:
+        """Have the cell composed anew when a request around this one is bound."""
+        if outer.provisional:
+            below = _labels.list_below(outer)
+            if below is not False:
+                below.append((cell, own))
+
+    def _settle(self) -> None:
+        late, cell = self._late, self._cell
+        bound = None if late is None else late()
+        # The request may have bound itself meanwhile, and knows better.
+        if bound is not None and cell is not None and self in _in_flight:
+            self._bind_to(cell, bound)
+
+    def exit(self) -> None:
+        """Put back what was there before; harmless when called twice or in another context."""
+        cell = self._cell
+        if cell is None:
+            return
+        if self._late is not None:
+            _in_flight.discard(self)
+        if context_var.get() is cell:
+            switch(self._outer)
+
+    def __enter__(self) -> Self:
+        return self.enter()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        tb: TracebackType | None = None,
+    ) -> None:
+        self.exit()
+
+
+def request_scope(base: Labels, late: Callable[[], Labels | None] | None = None) -> RequestScope:
+    """Return a scope for one request that starts with the labels ``base``; see ``RequestScope``."""
+    return RequestScope(base, late)
+
+
+def settle() -> None:
+    """Bind what running requests know by now; called before a window is taken. Never raises.
+
+    Without it a request longer than a window would have its route in its last window only.
+    """
+    for scope in list(_in_flight):
+        with _log.guard("settle"):
+            scope._settle()
+
+
+def forget() -> None:
+    """Drop the requests of the parent, in a forked child."""
+    _in_flight.clear()
+    _labels.forget()
