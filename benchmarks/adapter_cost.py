@@ -1,8 +1,8 @@
 """CPU time of one request above the bare framework: ``python benchmarks/adapter_cost.py``.
 
 The same application is called in this process, without a server, with and without the adapter, the
-profiler running in both cases: in rounds that take turns, of which the fastest counts. So what is
-shown is the adapter alone; what sampling costs is in the other benchmarks.
+profiler running in both cases, in short slices that take turns. So what is shown is the adapter
+alone; what sampling costs is in the other benchmarks.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import conprof_core
 
-REQUESTS = 2_000
-ROUNDS = 7
+REQUESTS = 200  # of one slice
+SLICES = 120
 LIMITS_US = {"Flask": 5.0, "ASGI (Starlette)": 5.0, "Django (WSGI)": 10.0, "Django (ASGI)": 10.0}
 
 Round = Callable[[], None]
@@ -83,7 +85,8 @@ def asgi_round(app: Any) -> Round:
 
             await app(dict(scope), receive, send)
 
-    return lambda: asyncio.run(main())
+    loop = asyncio.new_event_loop()
+    return lambda: loop.run_until_complete(main())
 
 
 def flask_pair() -> tuple[Round, Round]:
@@ -172,16 +175,39 @@ def django_pairs() -> tuple[tuple[Round, Round], tuple[Round, Round]]:
     )
 
 
-def cost_us(bare: Round, adapted: Round) -> tuple[float, float]:
-    """Return CPU microseconds of a bare request, and what the adapter adds."""
-    best = [float("inf"), float("inf")]
-    for _ in range(ROUNDS):
-        for index, run in enumerate((bare, adapted)):
-            gc.collect()
-            began = time.process_time()
+class Cost(NamedTuple):
+    """CPU microseconds of one request.
+
+    Attributes:
+        bare: without the adapter.
+        added: what the adapter adds: the median over all pairs of slices.
+        noise: the same between slices that are both bare; what cannot be told from nothing.
+    """
+
+    bare: float
+    added: float
+    noise: float
+
+
+def cost_of(bare: Round, adapted: Round) -> Cost:
+    """Measure slices that take turns, each kind first in every other pair."""
+    times: dict[Round, list[float]] = {bare: [], adapted: []}
+    gc.collect()
+    gc.disable()
+    for number in range(SLICES):
+        for run in (bare, adapted) if number % 2 else (adapted, bare):
+            began = time.thread_time()
             run()
-            best[index] = min(best[index], time.process_time() - began)
-    return best[0] / REQUESTS * 1e6, (best[1] - best[0]) / REQUESTS * 1e6
+            times[run].append((time.thread_time() - began) / REQUESTS * 1e6)
+        gc.collect()
+    gc.enable()
+    differences = [on - off for on, off in zip(times[adapted], times[bare], strict=True)]
+    between = [abs(one - two) for one, two in pairwise(times[bare])]
+    return Cost(
+        statistics.median(times[bare]),
+        statistics.median(differences),
+        statistics.median(between) / SLICES**0.5,
+    )
 
 
 def main() -> None:
@@ -197,11 +223,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         conprof_core.start(export_to=f"file://{directory}")
         print(f"{conprof_core.stats()['engine']} engine, Python {sys.version.split()[0]}")
-        print(f"{'':18}{'bare µs':>9}{'added µs':>10}{'limit µs':>10}")
+        print(f"{'':18}{'bare µs':>9}{'added µs':>10}{'± noise':>9}{'limit µs':>10}")
         for name, (bare, adapted) in pairs.items():
-            base, added = cost_us(bare, adapted)
-            exceeded |= added > LIMITS_US[name]
-            print(f"{name:18}{base:9.1f}{added:10.2f}{LIMITS_US[name]:10.1f}")
+            cost, limit = cost_of(bare, adapted), LIMITS_US[name]
+            exceeded |= cost.added > limit
+            print(f"{name:18}{cost.bare:9.1f}{cost.added:10.2f}{cost.noise:9.2f}{limit:10.1f}")
         conprof_core.stop()
     sys.exit(exceeded)
 

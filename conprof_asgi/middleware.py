@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from conprof_asgi.routes import RouteFinder
-from conprof_core import ConprofError, Profiler, is_running, request_scope
+from conprof_core import (
+    UNMATCHED,
+    ConprofError,
+    LabelSet,
+    Profiler,
+    http_labels,
+    is_running,
+    request_scope,
+)
 
 __all__ = ["ConprofMiddleware"]
 
@@ -18,14 +26,6 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _MARK: Final = "conprof"
-_METHODS: Final[Mapping[str, Mapping[str, str]]] = {
-    method: {"http.request.method": method}
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
-}
-# A method is whatever the client sends: unknown ones share one label, as in OpenTelemetry.
-_OTHER: Final[Mapping[str, str]] = {"http.request.method": "_OTHER"}
-_WEBSOCKET: Final[Mapping[str, str]] = {}
-
 _log = logging.getLogger("conprof.asgi")
 
 
@@ -53,25 +53,16 @@ class ConprofMiddleware:
         kind = scope["type"]
         if not self._started and kind in ("lifespan", "http", "websocket"):
             self._start()
-        if kind == "http":
-            base = _METHODS.get(scope["method"], _OTHER)
-        elif kind == "websocket":
-            base = _WEBSOCKET
-        else:
-            await self.app(scope, receive, send)
-            return
-        if _MARK in scope or not is_running():
+        if kind not in ("http", "websocket") or _MARK in scope or not is_running():
             await self.app(scope, receive, send)
             return
         request = _Request(scope, send, self._routes)
         scope[_MARK] = True
-        request_labels = request_scope(base, request.labels)
-        request_labels.enter()
-        try:
-            await self.app(scope, receive, request.send if kind == "http" else send)
-        finally:
-            request_labels.bind(request.final_labels())
-            request_labels.exit()
+        with request_scope(http_labels(request.method), request.labels) as labels:
+            try:
+                await self.app(scope, receive, request.send if kind == "http" else send)
+            finally:
+                labels.bind(request.final_labels())
 
     def _start(self) -> None:
         self._started = True
@@ -84,7 +75,7 @@ class ConprofMiddleware:
 class _Request:
     """What is known about one request. Routers leave what they matched in the scope."""
 
-    __slots__ = ("_root", "_routes", "_scope", "_send", "_status")
+    __slots__ = ("_root", "_routes", "_scope", "_send", "_status", "method")
 
     def __init__(self, scope: Scope, send: Send, routes: RouteFinder) -> None:
         self._scope = scope
@@ -92,23 +83,19 @@ class _Request:
         self._routes = routes
         self._send = send
         self._status = 0
+        self.method: str = scope.get("method", "")  # a WebSocket has none
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
         await self._send(message)
 
-    def labels(self) -> Mapping[str, str] | None:
+    def labels(self) -> LabelSet | None:
         """The labels, or ``None`` while no route is known. Also called from another thread."""
         route = self._routes.find(self._root, self._scope)
-        return None if route is None else {"http.route": route}
+        return None if route is None else http_labels(self.method, route)
 
-    def final_labels(self) -> Mapping[str, str]:
+    def final_labels(self) -> LabelSet:
         """The labels once the application has returned."""
-        route = self._routes.find(self._root, self._scope) or "<unmatched>"
-        if not self._status:
-            return {"http.route": route}
-        return {
-            "http.route": route,
-            "http.response.status_class": f"{self._status // 100}xx",
-        }
+        route = self._routes.find(self._root, self._scope) or UNMATCHED
+        return http_labels(self.method, route, self._status // 100)

@@ -11,6 +11,7 @@ conprof.stop()
 from __future__ import annotations
 
 from conprof_core._config import Config
+from conprof_core._http import UNMATCHED, http_labels
 from conprof_core._labels import LabelSet, label_set, labels
 from conprof_core._options import ProfileType
 from conprof_core._profiler import Profiler, flush, is_running, start, stats, stop
@@ -28,6 +29,7 @@ CPU = ProfileType.CPU
 
 __all__ = [
     "CPU",
+    "UNMATCHED",
     "AlreadyRunningError",
     "Config",
     "ConfigError",
@@ -40,6 +42,7 @@ __all__ = [
     "RequestScope",
     "__version__",
     "flush",
+    "http_labels",
     "is_running",
     "label_set",
     "labels",

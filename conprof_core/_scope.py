@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from conprof_core import _labels, _log, _tracking
-from conprof_core._labels import LabelSet, context_var, merge, set_of, switch
+from conprof_core._labels import LabelSet, context_var, merge, nested_cells, set_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -80,9 +80,14 @@ class RequestScope:
         """Add labels, for the samples already taken as well. Works after ``exit()`` too."""
         cell = self._cell
         if cell is not None:
-            self._bind_to(cell, bound)
+            # What every request does is written out here: a call costs more than what it would do.
+            if type(bound) is LabelSet and self._outer is None and not nested_cells:
+                cell.bind(bound)
+            else:
+                self._bind_to(cell, bound)
             if self._late is not None:
                 _in_flight.discard(self)
+                self._late = None  # often a method of what holds the scope: no cycle stays
 
     def _bind_to(self, cell: LabelCell, bound: Labels) -> None:
         if type(bound) is LabelSet:
@@ -118,8 +123,11 @@ class RequestScope:
             return
         if self._late is not None:
             _in_flight.discard(self)
+            self._late = None
         if context_var.get() is cell:
-            switch(self._outer)
+            context_var.set(self._outer)
+            if _tracking.thread_cells is not None:
+                _tracking.note(self._outer)
 
     def __enter__(self) -> Self:
         return self.enter()
@@ -133,9 +141,8 @@ class RequestScope:
         self.exit()
 
 
-def request_scope(base: Labels, late: Callable[[], Labels | None] | None = None) -> RequestScope:
-    """Return a scope for one request that starts with the labels ``base``; see ``RequestScope``."""
-    return RequestScope(base, late)
+request_scope = RequestScope
+"""Reads as a verb at the call site; see ``RequestScope``."""
 
 
 def settle() -> None:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any, Final, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 
-from conprof_core import is_running, labels, request_scope
+from conprof_core import UNMATCHED, LabelSet, http_labels, is_running, labels, request_scope
 from conprof_django import conf
 from conprof_django.routes import readable
 
 __all__ = ["ConprofMiddleware"]
-
-_METHODS: Final[Mapping[str, Mapping[str, str]]] = {
-    method: {"http.request.method": method}
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
-}
-# A method is whatever the client sends: unknown ones share one label, as in OpenTelemetry.
-_OTHER: Final[Mapping[str, str]] = {"http.request.method": "_OTHER"}
 
 
 class ConprofMiddleware:
@@ -56,7 +49,7 @@ class ConprofMiddleware:
             return self.get_response(request)
         if self._is_async:
             return self._serve_async(request)
-        base = _METHODS.get(request.method or "", _OTHER)
+        base = http_labels(request.method or "")
         with request_scope(base, lambda: self._labels(request)) as scope:
             try:
                 response = cast("HttpResponseBase", self.get_response(request))
@@ -65,10 +58,10 @@ class ConprofMiddleware:
                 raise
             bound = self._final_labels(request, response)
             scope.bind(bound)
-        return _label_body(response, base, bound)
+        return _label_body(response, bound)
 
     async def _serve_async(self, request: HttpRequest) -> HttpResponseBase:
-        base = _METHODS.get(request.method or "", _OTHER)
+        base = http_labels(request.method or "")
         with request_scope(base, lambda: self._labels(request)) as scope:
             try:
                 response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
@@ -77,7 +70,7 @@ class ConprofMiddleware:
                 raise
             bound = self._final_labels(request, response)
             scope.bind(bound)
-        return _label_body(response, base, bound)
+        return _label_body(response, bound)
 
     def _route(self, request: HttpRequest) -> str | None:
         match = getattr(request, "resolver_match", None)
@@ -88,23 +81,20 @@ class ConprofMiddleware:
         # path("") has the route "": falsy, and not missing.
         return readable(match.route or "")
 
-    def _labels(self, request: HttpRequest) -> Mapping[str, str] | None:
+    def _labels(self, request: HttpRequest) -> LabelSet | None:
         route = self._route(request)
-        return None if route is None else {"http.route": route}
+        return None if route is None else http_labels(request.method or "", route)
 
-    def _final_labels(
-        self, request: HttpRequest, response: HttpResponseBase | None
-    ) -> Mapping[str, str]:
+    def _final_labels(self, request: HttpRequest, response: HttpResponseBase | None) -> LabelSet:
         route = self._route(request)
-        bound = {"http.route": "<unmatched>" if route is None else route}
-        if response is not None:
-            bound["http.response.status_class"] = f"{response.status_code // 100}xx"
-        return bound
+        return http_labels(
+            request.method or "",
+            UNMATCHED if route is None else route,
+            0 if response is None else response.status_code // 100,
+        )
 
 
-def _label_body(
-    response: HttpResponseBase, base: Mapping[str, str], bound: Mapping[str, str]
-) -> HttpResponseBase:
+def _label_body(response: HttpResponseBase, bound: LabelSet) -> HttpResponseBase:
     """Have each step of a streamed body labelled, whichever thread or task takes it.
 
     A file that the server sends by itself (``FileResponse`` with ``wsgi.file_wrapper``) stays one.
@@ -112,7 +102,7 @@ def _label_body(
     if not response.streaming or getattr(response, "file_to_stream", None) is not None:
         return response
     if isinstance(response, StreamingHttpResponse):
-        scope = labels({**base, **bound})
+        scope = labels(dict(bound.items()))
         content: Any = response.streaming_content
         response.streaming_content = (
             _AsyncBody(content, scope) if response.is_async else _Body(content, scope)

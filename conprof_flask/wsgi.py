@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from conprof_core import is_running, request_scope
+from conprof_core import UNMATCHED, http_labels, is_running, request_scope
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from flask import Request
 
-    from conprof_core import RequestScope
+    from conprof_core import LabelSet
 
 __all__ = ["LabelledApp", "note_rule"]
 
 _KEY: Final = "conprof.request"
 _NOTHING: Final[dict[str, Any]] = {}
-
-_METHODS: Final[Mapping[str, Mapping[str, str]]] = {
-    method: {"http.request.method": method}
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
-}
-# A method is whatever the client sends: unknown ones share one label, as in OpenTelemetry.
-_OTHER: Final[Mapping[str, str]] = {"http.request.method": "_OTHER"}
 
 
 class LabelledApp:
@@ -42,19 +35,18 @@ class LabelledApp:
         if not is_running():
             return self.app(environ, start_response)
         request = environ[_KEY] = _Request(environ, start_response)
-        scope = request_scope(_METHODS.get(environ["REQUEST_METHOD"], _OTHER), request.labels)
-        scope.enter()
         try:
             body = self.app(environ, request.start_response)
         except BaseException:
-            scope.bind(request.final_labels())
-            scope.exit()
+            request.bind()
+            request.end()
             raise
-        scope.bind(request.final_labels())
+        request.bind()
         if _is_ready(body, environ):
-            scope.exit()
+            request.end()
             return body
-        return _Body(body, scope)
+        request.body = body
+        return request
 
 
 def note_rule(request: Request) -> None:
@@ -73,60 +65,59 @@ def _is_ready(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
 
 
 class _Request:
-    """What is known about one request.
+    """One request, and the body it ends with: the server iterates over the original, and closes us.
 
     Flask keeps its request in the environ while it works on it, and takes it away in the end: the
     rule is read from there when the response starts.
     """
 
-    __slots__ = ("_environ", "_start_response", "_status", "rule")
+    __slots__ = ("_environ", "_method", "_scope", "_start_response", "_status", "body", "rule")
 
     def __init__(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
         self._environ = environ
         self._start_response = start_response
         self._status = ""
+        self.body: Iterable[bytes] = ()
         self.rule: str | None = None
+        self._method = method = environ["REQUEST_METHOD"]
+        self._scope = request_scope(http_labels(method), self._labels).enter()
 
-    def read_rule(self) -> str | None:
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        self._status = status[:1]
         found = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
         if found is not None:
             self.rule = found.rule
-        return self.rule
+        if exc_info is None:
+            return self._start_response(status, headers)
+        return self._start_response(status, headers, exc_info)
 
-    def start_response(self, status: str, *rest: Any) -> Callable[[bytes], object]:
-        self._status = status
-        self.read_rule()
-        return self._start_response(status, *rest)
+    def read_rule(self) -> None:
+        found = getattr(self._environ.get("werkzeug.request"), "url_rule", None)
+        if found is not None:
+            self.rule = found.rule
 
-    def labels(self) -> Mapping[str, str] | None:
+    def _labels(self) -> LabelSet | None:
         """The labels, or ``None`` while no route is known. Also called from another thread."""
-        rule = self.read_rule()
-        return None if rule is None else {"http.route": rule}
+        self.read_rule()
+        return None if self.rule is None else http_labels(self._method, self.rule)
 
-    def final_labels(self) -> Mapping[str, str]:
-        """The labels once the application has returned; no cycle is left for the collector."""
+    def bind(self) -> None:
+        """Bind the labels once the application has returned; leaves nothing for the collector."""
         self._environ = _NOTHING
-        route = "<unmatched>" if self.rule is None else self.rule
-        if not self._status:
-            return {"http.route": route}
-        return {"http.route": route, "http.response.status_class": f"{self._status[0]}xx"}
+        route = UNMATCHED if self.rule is None else self.rule
+        self._scope.bind(http_labels(self._method, route, self._status))
 
-
-class _Body:
-    """A body whose request ends with ``close()``; the server iterates over the original."""
-
-    __slots__ = ("_body", "_scope")
-
-    def __init__(self, body: Iterable[bytes], scope: RequestScope) -> None:
-        self._body = body
-        self._scope = scope
+    def end(self) -> None:
+        self._scope.exit()
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
+        return iter(self.body)
 
     def close(self) -> None:
         try:
-            close = getattr(self._body, "close", None)
+            close = getattr(self.body, "close", None)
             if close is not None:
                 close()
         finally:

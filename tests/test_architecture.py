@@ -40,7 +40,12 @@ LAYERS = (
     ("conprof_core.errors", "conprof_core._version", "conprof_core._limits"),
     ("conprof_core._native", "conprof_core._log", "conprof_core._threads", "conprof_core._cells"),
     ("conprof_core._labels", "conprof_core._tracking", "conprof_core._servers"),
-    ("conprof_core._carry", "conprof_core._scope", "conprof_core.exporters.naming"),
+    (
+        "conprof_core._carry",
+        "conprof_core._scope",
+        "conprof_core._http",
+        "conprof_core.exporters.naming",
+    ),
     ("conprof_core._engine", "conprof_core._pprof"),
     (
         "conprof_core._config",

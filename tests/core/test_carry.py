@@ -253,10 +253,12 @@ def test_a_forked_child_carries_on() -> None:
         with testing.capture():
             with labels(job="before the fork"):
                 pid = os.fork()
-                print(pid == 0, in_thread(), flush=True)
+                found = in_thread()
+                if pid:
+                    os.waitpid(pid, 0)  # one after the other: an unbuffered print is several writes
+                print(pid == 0, found, flush=True)
                 if pid == 0:
                     os._exit(0)
-                os.waitpid(pid, 0)
         """,
         options=["-W", "ignore::DeprecationWarning"],
     )
