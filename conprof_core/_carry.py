@@ -45,15 +45,20 @@ _SERVICE_MODULES: Final = frozenset(
 )
 
 _undo: list[Callable[[], None]] = []
+_pools_awaited = False
+"""Whether the executors are to be patched when the first of them starts a thread."""
 
 
 def install() -> None:
     """Begin to hand labels on. Idempotent; never raises."""
+    global _pools_awaited
     if _undo:
         return
     with _log.guard("carry"):
         _patch_threads()
-        if _POOLS in sys.modules:
+        # Not imported only to be patched: that would be most of what a start costs.
+        _pools_awaited = _POOLS not in sys.modules
+        if not _pools_awaited:
             _patch_executors(sys.modules[_POOLS])
         if "gevent" in sys.modules:
             _patch_gevent()
@@ -61,6 +66,8 @@ def install() -> None:
 
 def uninstall() -> None:
     """Put everything back. What others have patched on top of us stays, and works on."""
+    global _pools_awaited
+    _pools_awaited = False
     while _undo:
         with _log.guard("carry"):
             _undo.pop()()
@@ -87,10 +94,11 @@ def _patch_threads() -> None:
 
     def start(self: threading.Thread) -> None:
         # The hand-over never keeps a thread from starting.
-        cell = context_var.get()
-        if cell is not None and _undo:
+        if _undo:
             with _log.guard("carry"):
-                if not _is_service(self) or _is_first_of_all_pools(self):
+                is_first_of_pools = _pools_awaited and _begins_pools(self)
+                cell = context_var.get()
+                if cell is not None and (is_first_of_pools or not _is_service(self)):
                     _give(self, cell)
         original(self)
 
@@ -104,17 +112,17 @@ def _is_service(thread: threading.Thread) -> bool:
     return any(name.partition(".")[0] in _SERVICE_MODULES for name in names)
 
 
-def _is_first_of_all_pools(thread: threading.Thread) -> bool:
-    """Patch the executors with the first thread that one of them starts.
+def _begins_pools(thread: threading.Thread) -> bool:
+    """Patch the executors if ``thread`` is the first that one of them starts, labelled or not.
 
-    They are not imported only to be patched: that would be most of what a start costs. The item
-    which that thread is started for was made before, so it runs under the thread's own cell.
+    The item it is started for was made before the patch, so it runs under the thread's own cell.
     """
+    global _pools_awaited
     pools = sys.modules.get(_POOLS)
-    if pools is None or getattr(thread, "_target", None) is not getattr(pools, "_worker", None):
+    worker = getattr(pools, "_worker", None)
+    if worker is None or getattr(thread, "_target", None) is not worker:
         return False
-    if hasattr(pools._WorkItem.run, "__wrapped__"):
-        return False
+    _pools_awaited = False
     _patch_executors(pools)
     return True
 

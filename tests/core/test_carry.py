@@ -322,13 +322,16 @@ def test_gevent(patched: bool) -> None:
     assert result.stdout == "done\n", result.describe()
 
 
-def test_a_pool_module_imported_after_the_start() -> None:
-    result = run_script(LATE_POOL)
-    assert result.stdout.split() == ["a", "a", "b", "None", "b"]
+@pytest.mark.parametrize("first", ["a", None])
+def test_a_pool_module_imported_after_the_start(first: str | None) -> None:
+    """Whether the first item of all, which brings the patch, has a label or not."""
+    result = run_script(LATE_POOL, str(first or ""))
+    assert result.stdout.split() == [str(first), str(first), "b", "None", "b"], result.describe()
 
 
 LATE_POOL = """
-import sys
+import os, sys
+from contextlib import nullcontext
 import conprof_core
 from conprof_core._labels import context_var
 
@@ -341,7 +344,7 @@ def job():
     return None if cell is None else dict(cell.labels.items())["job"]
 
 with ThreadPoolExecutor(1) as pool:
-    with conprof_core.labels(job="a"):
+    with conprof_core.labels(job=sys.argv[1]) if sys.argv[1] else nullcontext():
         print(pool.submit(job).result(), pool.submit(job).result())
     with conprof_core.labels(job="b"):
         print(pool.submit(job).result())
@@ -349,6 +352,5 @@ with ThreadPoolExecutor(1) as pool:
 with ThreadPoolExecutor(1) as pool, conprof_core.labels(job="b"):
     print(pool.submit(job).result())
 sys.stdout.flush()
-import os
 os._exit(0)
 """
