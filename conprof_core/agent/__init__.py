@@ -1,7 +1,7 @@
 """The local agent: takes uploads, stores them, answers queries and serves the viewer.
 
-    HTTP body ─► multipart ─► event, pprof ─► intake ─► writer ─► store (DuckDB, a file a day)
-                                                                     │
+    HTTP body ─► multipart ─► event, pprof ─► intake ─► writer ─► journal ─► store (DuckDB files)
+                                                                               │
     viewer, CLI, go tool pprof ◄─ api ◄─ export ◄─ tree ◄─ merge, query ◄┘
 
 Independent of the profiler: it shares nothing with the sampler but the wire. Everything below

@@ -58,8 +58,14 @@ class Api:
             parameters: Parameters = {}
             for name, value in request.query_params.multi_items():
                 parameters.setdefault(name, []).append(value)
+
+            def run() -> Any:
+                if self._writer.has_pending:
+                    self._writer.flush().result()
+                return answer(parameters)
+
             try:
-                found = await to_thread.run_sync(answer, parameters, limiter=self._limiter)
+                found = await to_thread.run_sync(run, limiter=self._limiter)
             except AgentError as error:
                 return JSONResponse({"error": str(error)}, error.status)
             if isinstance(found, Response):
@@ -80,6 +86,7 @@ class Api:
                 "refused": self._intake.refused,
                 "last_refusal": self._intake.last_refusal,
                 "commits": self._writer.commits,
+                "lost": self._writer.lost,
             },
             "store": {
                 "files": len(store.segments()),

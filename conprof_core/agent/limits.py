@@ -44,9 +44,11 @@ MAX_TYPES_IN_SEGMENT: Final = 128
 SEGMENTS_WITHIN_SIZE: Final = 4
 DIGESTS_REMEMBERED: Final = 4_096
 
-# One commit takes what has gathered, up to this many uploads; the rest waits for the next.
-UPLOADS_IN_COMMIT: Final = 64
+# One commit takes what has gathered, up to this many uploads or a little more.
+UPLOADS_IN_COMMIT: Final = 128
+# Uploads not answered yet, and those in the journal that the store has not taken.
 UPLOADS_WAITING: Final = 512
+UPLOADS_PENDING: Final = 1_024
 
 # One answer.
 MAX_NODES_IN_ANSWER: Final = 100_000

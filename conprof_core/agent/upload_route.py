@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from conprof_core.agent import limits
 from conprof_core.agent.errors import AgentError, StoreUnavailableError, UploadRefusedError
 from conprof_core.agent.intake import Upload, parse
+from conprof_core.agent.journal import Received
 from conprof_core.agent.store import Store
 from conprof_core.agent.writer import Writer
 
@@ -63,17 +64,15 @@ class Intake:
             if self._limiter is None:
                 self._limiter = CapacityLimiter(_PARSERS)
             content_type = request.headers.get("content-type", "")
-            upload = await to_thread.run_sync(
-                self._parse, content_type, bytes(body), limiter=self._limiter
-            )
-            await asyncio.wrap_future(self._writer.submit(upload))
+            received = Received(content_type, bytes(body), time.time())
+            upload = await to_thread.run_sync(self._parse, received, limiter=self._limiter)
+            await asyncio.wrap_future(self._writer.submit(upload, received))
         except TimeoutError:
             raise UploadRefusedError("the body took too long", 408) from None
         finally:
             self._in_flight -= len(body)
 
-    def _parse(self, content_type: str, body: bytes) -> Upload:
-        now = time.time()
-        upload = parse(content_type, body, now)
-        self._store.check(upload, now)
+    def _parse(self, received: Received) -> Upload:
+        upload = parse(*received)
+        self._store.check(upload, received.arrived_s)
         return upload
