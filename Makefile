@@ -33,7 +33,7 @@ test-servers: $(BIN)/python
 ## test-browser   the viewer in Debian's Chromium (apt-get install chromium), and the agent's slow tests
 test-browser: $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[test]"
-	$(BIN)/pytest tests/agent -m "browser or slow" $(ARGS)
+	$(BIN)/pytest tests/agent $(or $(ARGS),-m "browser or slow")
 
 ## test-all  run the tests on every interpreter from 3.11 to 3.15, portable engine and no compiler included
 test-all:

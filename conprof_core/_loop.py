@@ -80,6 +80,7 @@ class Loop:
         if self._paused:
             self._next_turn = planned + config.cpu_duration
             self._engine.take_window()  # the pause; it holds nothing
+            _scope.take_requests()
             self._engine.resume()
             self._paused = False
             return
@@ -102,6 +103,7 @@ class Loop:
                 engine=self._engine.name,
                 sequence=self._sequence,
                 lost_windows=lost - self._reported_lost,
+                requests=_scope.take_requests(),
             )
             self._sequence += 1
             self._reported_lost = lost

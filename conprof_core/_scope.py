@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from conprof_core import _labels, _log, _tracking
 from conprof_core._labels import LabelSet, context_var, merge, nested_cells, set_of
+from conprof_core._threads import new_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,11 +20,28 @@ if TYPE_CHECKING:
 if not TYPE_CHECKING:
     from conprof_core._labels import LabelCell
 
-__all__ = ["RequestScope", "forget", "request_scope", "set_sampling", "settle"]
+__all__ = [
+    "RequestScope",
+    "forget",
+    "request_scope",
+    "set_sampling",
+    "settle",
+    "take_requests",
+]
 
 _is_sampling = False
 _in_flight: set[RequestScope] = set()
 """Scopes entered and not yet bound, of those that can say their labels when asked."""
+
+
+_MAX_UNCOUNTED: Final = 4_096
+_bound: list[LabelSet] = []
+_counts: dict[LabelSet, int] = {}
+_counting = new_lock()
+"""Requests of this window: what each was bound to, and those of them that are counted already.
+
+An append is all that a request pays. Each step on the list is atomic under the GIL.
+"""
 
 
 def set_sampling(value: bool) -> None:
@@ -48,11 +66,12 @@ class RequestScope:
     task, leaves that context alone. A scope is entered once.
     """
 
-    __slots__ = ("_base", "_cell", "_late", "_outer")
+    __slots__ = ("_base", "_cell", "_is_counted", "_late", "_outer")
 
     def __init__(self, base: Labels, late: Callable[[], Labels | None] | None = None) -> None:
         self._base = base
         self._late = late
+        self._is_counted = False
         self._cell: LabelCell | None = None
         self._outer: LabelCell | None = None
 
@@ -84,12 +103,17 @@ class RequestScope:
             if type(bound) is LabelSet and self._outer is None and not nested_cells:
                 cell.bind(bound)
             else:
-                self._bind_to(cell, bound)
+                bound = self._bind_to(cell, bound)
+            if not self._is_counted:
+                self._is_counted = True
+                _bound.append(bound)
+                if len(_bound) > _MAX_UNCOUNTED:
+                    _count()
             if self._late is not None:
                 _in_flight.discard(self)
                 self._late = None  # often a method of what holds the scope: no cycle stays
 
-    def _bind_to(self, cell: LabelCell, bound: Labels) -> None:
+    def _bind_to(self, cell: LabelCell, bound: Labels) -> LabelSet:
         if type(bound) is LabelSet:
             own = bound
         else:
@@ -101,6 +125,7 @@ class RequestScope:
         else:
             _labels.bind(cell, merge(outer.labels, own))
             self._follow(outer, cell, own)
+        return own
 
     def _follow(self, outer: LabelCell, cell: LabelCell, own: LabelSet) -> None:
         """Have the cell composed anew when a request around this one is bound."""
@@ -155,7 +180,33 @@ def settle() -> None:
             scope._settle()
 
 
+def _count() -> None:
+    with _counting:
+        bound = _bound[:]
+        del _bound[: len(bound)]
+        for labels in bound:
+            _counts[labels] = _counts.get(labels, 0) + 1
+
+
+def take_requests() -> dict[str, int]:
+    """Return route → requests that were bound to it since the last call."""
+    _count()
+    routes: dict[str, int] = {}
+    with _counting:
+        counts = dict(_counts)
+        _counts.clear()
+    for labels, count in counts.items():
+        route = dict(labels.items()).get("http.route")
+        if route is not None:
+            routes[route] = routes.get(route, 0) + count
+    return routes
+
+
 def forget() -> None:
     """Drop the requests of the parent, in a forked child."""
+    global _counting
+    _counting = new_lock()
+    _bound.clear()
+    _counts.clear()
     _in_flight.clear()
     _labels.forget()

@@ -25,6 +25,7 @@ class Window:
     Attributes:
         sequence: number of the window in its process, from 0.
         lost_windows: windows dropped from full queues since the window before, for the upload.
+        requests: route → requests that ended in the window.
         samples, cpu_ns: what the window holds in all.
     """
 
@@ -36,12 +37,14 @@ class Window:
         engine: str,
         sequence: int,
         lost_windows: int,
+        requests: Mapping[str, int],
     ) -> None:
         self._taken = taken
         self._process = process
         self._engine = engine
         self.sequence = sequence
         self.lost_windows = lost_windows
+        self.requests = requests
         self.samples = taken.samples
         self.cpu_ns = taken.cpu_ns
 
@@ -77,6 +80,7 @@ class Window:
             counters=counters,
             process_id=self._process.pid,
             samples=self._taken.samples,
+            requests=self.requests,
         )
 
     def _tags(self, counters: Mapping[str, int]) -> dict[str, str]:

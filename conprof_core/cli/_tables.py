@@ -35,6 +35,17 @@ def signed(text: str, value: float) -> str:
     return ("+" if value > 0 else "-" if value < 0 else "±") + text.lstrip("-")
 
 
+def _fit(cell: str, width: int) -> str:
+    """Cut what is too long: of ``name  place`` the begin of the place, else the begin of it all."""
+    if len(cell) <= width:
+        return cell
+    name, gap, place = cell.partition("  ")
+    room = width - len(name) - len(gap) - 1
+    if gap and room >= 8:
+        return f"{name}{gap}…{place[-room:]}"
+    return f"{name[: width - 1]}…" if gap else f"…{cell[len(cell) - width + 1 :]}"
+
+
 def render(
     title: str, headers: Sequence[str], rows: Sequence[Sequence[str]], *, wide: int = 0
 ) -> str:
@@ -52,8 +63,7 @@ def render(
         for column, cell in enumerate(row):
             width = widths[column]
             if column == wide:
-                shown = cell if len(cell) <= width else "…" + cell[len(cell) - width + 1 :]
-                cells.append(shown.ljust(width))
+                cells.append(_fit(cell, width).ljust(width))
             else:
                 cells.append(cell.rjust(width))
         lines.append("  " + "  ".join(cells).rstrip())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 from importlib import import_module
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol, cast
 
 from conprof_core.errors import ConfigError
@@ -68,6 +69,9 @@ class EncodedProfile(NamedTuple):
         return f"EncodedProfile({self.name!r}, {len(self.pprof_gz)} bytes)"
 
 
+_NO_REQUESTS: Final[Mapping[str, int]] = MappingProxyType({})
+
+
 class EncodedWindow(NamedTuple):
     """One window of one process, encoded: the unit that is exported. Immutable.
 
@@ -80,6 +84,7 @@ class EncodedWindow(NamedTuple):
         counters: what was lost, carried or truncated in the window, by reason.
         process_id: the process that was profiled.
         samples: number of CPU samples in it.
+        requests: route → requests that ended in the window.
     """
 
     profiles: tuple[EncodedProfile, ...]
@@ -91,6 +96,7 @@ class EncodedWindow(NamedTuple):
     counters: Mapping[str, int]
     process_id: int = 0
     samples: int = 0
+    requests: Mapping[str, int] = _NO_REQUESTS
 
     @property
     def bytes(self) -> int:

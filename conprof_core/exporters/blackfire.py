@@ -158,7 +158,7 @@ def encode_event(window: EncodedWindow) -> bytes:
         "end": _time(window.end_ns),
         "family": "python",
         "version": "4",
-        "endpoint_counts": None,
+        "endpoint_counts": dict(window.requests) or None,
         "internal": {
             "sample_count": window.samples,
             **dict(sorted(window.counters.items())),

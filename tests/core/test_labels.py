@@ -326,3 +326,38 @@ def test_late_scope_is_asked_when_a_window_closes(sampling: None) -> None:
         _scope.settle()
         assert current() == {"r": "/x"}
     assert not _scope._in_flight
+
+
+def test_requests_are_counted_by_route_once(sampling: None) -> None:
+    _scope.take_requests()
+    for number in range(10_000):
+        scope = request_scope(label_set({"m": "GET"})).enter()
+        scope.bind(label_set({"m": "GET", "http.route": f"/{number % 2}"}))
+        scope.exit()
+    with request_scope({}) as scope:
+        scope.bind({"http.route": "/1"})
+        scope.bind({"http.route": "/1"})
+    with request_scope({"job": "x"}) as scope:
+        scope.bind({"other": "/"})
+    assert _scope.take_requests() == {"/0": 5000, "/1": 5001}
+    assert _scope.take_requests() == {}
+
+
+def test_requests_of_many_threads_are_all_counted(sampling: None) -> None:
+    _scope.take_requests()
+    bound = label_set({"http.route": "/"})
+    taken: list[int] = []
+
+    def serve() -> None:
+        for _ in range(20_000):
+            with request_scope({}) as scope:
+                scope.bind(bound)
+
+    threads = [threading.Thread(target=serve) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        taken.append(_scope.take_requests().get("/", 0))
+    taken.append(_scope.take_requests().get("/", 0))
+    assert len([count for count in taken if count]) > 1, "taken while they were counted"
+    assert sum(taken) == 80_000

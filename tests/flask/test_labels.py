@@ -258,3 +258,16 @@ def test_a_window_that_closes_during_a_request_knows_its_route() -> None:
 
     fetch(app, "/long/1")
     assert found == [{"http.route": "/long/<int:item>", "http.request.method": "GET"}]
+
+
+def test_the_upload_says_how_many_requests_a_route_served() -> None:
+    app = Flask("counted")
+    app.testing = True  # the profiler is that of the test
+    app.add_url_rule("/items/<int:item>", view_func=lambda item: "ok", endpoint="item")
+    Conprof(app)
+    with testing.capture() as captured:
+        client = app.test_client()
+        for number in range(7):
+            client.get(f"/items/{number}")
+        client.get("/nowhere")
+    assert captured.windows[0].requests == {"/items/<int:item>": 7, "<unmatched>": 1}
