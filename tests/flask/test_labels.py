@@ -12,6 +12,7 @@ from support.cells import Seen, labels_here
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, EnvironBuilder
 
+import conprof_core
 from conprof_core import testing
 from conprof_flask import Conprof
 
@@ -19,10 +20,10 @@ seen = Seen()
 
 
 @pytest.fixture(autouse=True)
-def profiling() -> Iterator[None]:
+def profiling() -> Iterator[testing.Captured]:
     seen.__init__()  # type: ignore[misc]
-    with testing.capture():
-        yield
+    with testing.capture() as captured:
+        yield captured
 
 
 def fetch(app: Flask, path: str, method: str = "GET") -> int:
@@ -260,14 +261,10 @@ def test_a_window_that_closes_during_a_request_knows_its_route() -> None:
     assert found == [{"http.route": "/long/<int:item>", "http.request.method": "GET"}]
 
 
-def test_the_upload_says_how_many_requests_a_route_served() -> None:
-    app = Flask("counted")
-    app.testing = True  # the profiler is that of the test
-    app.add_url_rule("/items/<int:item>", view_func=lambda item: "ok", endpoint="item")
-    Conprof(app)
-    with testing.capture() as captured:
-        client = app.test_client()
-        for number in range(7):
-            client.get(f"/items/{number}")
-        client.get("/nowhere")
-    assert captured.windows[0].requests == {"/items/<int:item>": 7, "<unmatched>": 1}
+def test_the_upload_says_how_many_requests_a_route_served(profiling: testing.Captured) -> None:
+    app = make_app()
+    for number in range(7):
+        assert fetch(app, f"/items/{number}") == 200
+    assert fetch(app, "/nowhere") == 404
+    assert conprof_core.flush()
+    assert profiling.windows[0].requests == {"/items/<int:item>": 7, "<unmatched>": 1}
