@@ -48,11 +48,21 @@ class RouteFinder:
         if route is None:
             # Starlette before 1.0 names the endpoint only.
             endpoint = scope.get("endpoint")
-            return None if endpoint is None else _choose(self._known(root, endpoint), scope)
+            return None if endpoint is None else self._by_endpoint(root, endpoint, scope)
         template = _own_template(route, scope)
         if template is None or "app_root_path" not in scope:
             return template  # no mount was passed
         return _choose([prefix + template for prefix in self._known(root, route)], scope)
+
+    def _by_endpoint(self, root: object, endpoint: object, scope: Mapping[str, Any]) -> str | None:
+        templates = self._known(root, endpoint)
+        tree = self._tree
+        fits = any(_fits(one, scope) for one in templates)
+        # Several routes may share an endpoint, and one of them be younger than the tree.
+        if not fits and tree is not None and tree.is_outdated():
+            self._tree = None
+            templates = self._known(root, endpoint)
+        return _choose(templates, scope)
 
     def _known(self, root: object, target: object) -> Sequence[str]:
         tree = self._tree
@@ -70,7 +80,9 @@ class _Tree:
     def __init__(self, root: object) -> None:
         # The object is kept with its entry, so that its id is not reused meanwhile.
         self._found: dict[int, tuple[object, list[str]]] = {}
-        for route, prefix in _walk(_routes_of(root) or (), "", 0):
+        self._routes = _routes_of(root) or ()
+        self._count = len(self._routes)
+        for route, prefix in _walk(self._routes, "", 0):
             self._add(route, prefix)
             template = _own_template(route, {})
             endpoint = getattr(route, "app" if _is_mount(route) else "endpoint", None)
@@ -79,6 +91,10 @@ class _Tree:
 
     def _add(self, target: object, found: str) -> None:
         self._found.setdefault(id(target), (target, []))[1].append(found)
+
+    def is_outdated(self) -> bool:
+        """Whether the application has got routes since."""
+        return len(self._routes) != self._count
 
     def remember(self, target: object) -> None:
         """Know ``target``, with no way leading to it if none was found."""
@@ -164,8 +180,12 @@ def _choose(templates: Sequence[str], scope: Mapping[str, Any]) -> str | None:
     """The one template; of several, as when an application is mounted twice, the one that fits."""
     if len(templates) < 2:
         return templates[0] if templates else None
+    return next((one for one in templates if _fits(one, scope)), templates[0])
+
+
+def _fits(template: str, scope: Mapping[str, Any]) -> bool:
     path = scope["path"].removeprefix(scope.get("app_root_path", ""))
-    return next((one for one in templates if _pattern(one).fullmatch(path)), templates[0])
+    return _pattern(template).fullmatch(path) is not None
 
 
 @functools.lru_cache(maxsize=256)
