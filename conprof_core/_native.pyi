@@ -12,9 +12,7 @@ class LabelSet:
 
 @final
 class LabelCell:
-    def __new__(
-        cls, labels: LabelSet, *, provisional: bool = False, parent: LabelCell | None = None
-    ) -> LabelCell: ...
+    def __new__(cls, labels: LabelSet, *, provisional: bool = False) -> LabelCell: ...
     @property
     def id(self) -> int: ...
     @property

@@ -111,14 +111,17 @@ conprof_labels_overflow(void)
 struct conprof_label_record *
 conprof_label_records_intern(const struct conprof_label *labels, uint32_t count)
 {
-    if (count == 0) {
-        return empty_record;
-    }
     uint64_t hash = hash_of(labels, count);
     struct conprof_label_record *record = NULL;
+    if (count == 0) {
+        record = empty_record;
+    }
+    else if (same(overflow_record, hash, labels, count)) {
+        record = overflow_record; /* spelled out: content names one record all the same */
+    }
     conprof_lock();
     uint32_t free_at = TABLE_SLOTS;
-    for (uint32_t i = 0; i < TABLE_SLOTS; i++) {
+    for (uint32_t i = 0; record == NULL && i < TABLE_SLOTS; i++) {
         uint32_t at = (uint32_t)(hash + i) % TABLE_SLOTS;
         if (table[at] == NULL || table[at] == DELETED) {
             free_at = free_at == TABLE_SLOTS ? at : free_at;

@@ -6,7 +6,7 @@
 
 bool conprof_label_records_init(void);
 
-/* GIL held; takes the session lock. The record of these pairs (sorted by key),
+/* GIL held; takes the session lock. The one record of these pairs (sorted by key),
  * counted for the caller; the overflow record when there is no room. */
 struct conprof_label_record *conprof_label_records_intern(const struct conprof_label *labels,
                                                           uint32_t count);

@@ -93,11 +93,6 @@ label_set_from_sorted(PyObject *pairs)
         return NULL;
     }
     set->record = conprof_label_records_intern(labels, (uint32_t)count);
-    if (count == 0) {
-        conprof_lock();
-        conprof_labels_acquire(set->record);
-        conprof_unlock();
-    }
     return (PyObject *)set;
 }
 
@@ -144,62 +139,21 @@ cell_set(conprof_label_cell *cell, PyObject *labels)
     Py_XDECREF(old);
 }
 
-static int
-cell_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    conprof_label_cell *cell = (conprof_label_cell *)self;
-    Py_VISIT(cell->labels);
-    Py_VISIT(cell->own);
-    Py_VISIT(cell->children);
-    return 0;
-}
-
-static int
-cell_clear(PyObject *self)
-{
-    /* `labels` stays: a context may still be current while its cell is cleared. */
-    Py_CLEAR(((conprof_label_cell *)self)->own);
-    Py_CLEAR(((conprof_label_cell *)self)->children);
-    return 0;
-}
-
 static void
 cell_dealloc(PyObject *self)
 {
-    PyObject_GC_UnTrack(self);
-    cell_clear(self);
     Py_CLEAR(((conprof_label_cell *)self)->labels);
     Py_TYPE(self)->tp_free(self);
-}
-
-static PyTypeObject cell_type;
-
-/* Registers `cell` with a provisional parent so that bind() reaches it. */
-static int
-adopt(conprof_label_cell *parent, conprof_label_cell *cell, PyObject *labels)
-{
-    cell->own = Py_NewRef(((conprof_label_set *)labels)->items);
-    if (parent->children == NULL) {
-        parent->children = PyList_New(0);
-        if (parent->children == NULL) {
-            return -1;
-        }
-    }
-    return PyList_Append(parent->children, (PyObject *)cell);
 }
 
 static PyObject *
 cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"labels", "provisional", "parent", NULL};
-    PyObject *labels, *parent = Py_None;
+    static char *names[] = {"labels", "provisional", NULL};
+    PyObject *labels;
     int provisional = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$pO:LabelCell", names, &label_set_type,
-                                     &labels, &provisional, &parent)) {
-        return NULL;
-    }
-    if (parent != Py_None && !PyObject_TypeCheck(parent, &cell_type)) {
-        PyErr_SetString(PyExc_TypeError, "parent must be a LabelCell or None");
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$p:LabelCell", names, &label_set_type,
+                                     &labels, &provisional)) {
         return NULL;
     }
     conprof_label_cell *cell = (conprof_label_cell *)type->tp_alloc(type, 0);
@@ -208,52 +162,8 @@ cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     cell->id = atomic_fetch_add_explicit(&next_cell, 1, memory_order_relaxed);
     cell_set(cell, labels);
-    if (parent != Py_None && ((conprof_label_cell *)parent)->is_provisional) {
-        provisional = 1;
-        if (adopt((conprof_label_cell *)parent, cell, labels) < 0) {
-            Py_DECREF(cell);
-            return NULL;
-        }
-    }
     atomic_store_explicit(&cell->is_provisional, provisional != 0, memory_order_release);
     return (PyObject *)cell;
-}
-
-static int bind_cell(conprof_label_cell *cell, PyObject *labels);
-
-/* Gives the children of a cell that is bound now the parent's labels with their
- * own on top. */
-static int
-bind_children(conprof_label_cell *cell)
-{
-    PyObject *children = cell->children;
-    cell->children = NULL;
-    int failed = 0;
-    for (Py_ssize_t i = 0; children != NULL && i < PyList_GET_SIZE(children) && !failed; i++) {
-        conprof_label_cell *child = (conprof_label_cell *)PyList_GET_ITEM(children, i);
-        if (child->own == NULL) {
-            continue; /* cleared by the collector: nobody can run under it */
-        }
-        PyObject *merged =
-            PySequence_Concat(((conprof_label_set *)cell->labels)->items, child->own);
-        PyObject *set = merged == NULL ? NULL : intern_labels(NULL, merged);
-        failed = set == NULL || bind_cell(child, set) < 0;
-        Py_XDECREF(merged);
-        Py_XDECREF(set);
-    }
-    Py_XDECREF(children);
-    return failed ? -1 : 0;
-}
-
-static int
-bind_cell(conprof_label_cell *cell, PyObject *labels)
-{
-    bool was_provisional = atomic_exchange(&cell->is_provisional, false);
-    cell_set(cell, labels);
-    if (was_provisional && atomic_load(&cell->was_sampled)) {
-        conprof_label_records_bind(cell->id, ((conprof_label_set *)labels)->record);
-    }
-    return bind_children(cell);
 }
 
 static PyObject *
@@ -263,8 +173,11 @@ cell_bind(PyObject *self, PyObject *labels)
         PyErr_SetString(PyExc_TypeError, "bind() takes a LabelSet");
         return NULL;
     }
-    if (bind_cell((conprof_label_cell *)self, labels) < 0) {
-        return NULL;
+    conprof_label_cell *cell = (conprof_label_cell *)self;
+    bool was_provisional = atomic_exchange(&cell->is_provisional, false);
+    cell_set(cell, labels);
+    if (was_provisional && atomic_load(&cell->was_sampled)) {
+        conprof_label_records_bind(cell->id, ((conprof_label_set *)labels)->record);
     }
     Py_RETURN_NONE;
 }
@@ -302,13 +215,11 @@ static PyGetSetDef cell_getset[] = {
 static PyTypeObject cell_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "conprof_core._native.LabelCell",
     .tp_basicsize = sizeof(conprof_label_cell),
-    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    .tp_doc = "LabelCell(labels, *, provisional=False, parent=None)\n\n"
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .tp_doc = "LabelCell(labels, *, provisional=False)\n\n"
               "The value of the labels' context variable; shared by copied contexts.",
     .tp_new = cell_new,
     .tp_dealloc = cell_dealloc,
-    .tp_traverse = cell_traverse,
-    .tp_clear = cell_clear,
     .tp_methods = cell_methods,
     .tp_getset = cell_getset,
 };

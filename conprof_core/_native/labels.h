@@ -54,8 +54,6 @@ typedef struct conprof_label_cell {
     atomic_bool is_provisional;                  /* written by: GIL holder; read by: handler */
     atomic_bool was_sampled;                     /* written by: handler; read by: GIL holder */
     PyObject *labels;                            /* conprof_label_set, keeps `record` alive */
-    PyObject *own;      /* pairs added below a provisional parent, or NULL */
-    PyObject *children; /* list of cells to re-compose at bind, or NULL */
 } conprof_label_cell;
 
 /* GIL held. Creates types, ContextVar and permanent records; adds them to the

@@ -289,6 +289,8 @@ location_id(struct encoder *encoder, uint32_t index)
 
 /* ---- samples ---- */
 
+/* By identity: records are interned (label_records.c), stacks and names have ids, so
+ * equal content is the same record, stack or id within a window. */
 static bool
 same_sample(const void *context, uint32_t id, const void *key)
 {

@@ -1,0 +1,178 @@
+"""``charge()``: what a thread used since its last sample goes to the labels that stand now.
+
+At 1 Hz a timer hardly ever fires within these tests: what a window says was charged by the call.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import conprof_core
+from conprof_core import _native
+from conprof_core.testing import Captured, capture
+
+pytestmark = pytest.mark.native_core
+
+
+def burn(cpu_s: float) -> None:
+    until = time.thread_time() + cpu_s
+    while time.thread_time() < until:
+        sum(range(500))
+
+
+def cpu_of(captured: Captured, *labels: tuple[str, str]) -> float:
+    return sum(row.cpu_ns for row in captured.rows if row.labels == labels) / 1e9
+
+
+def set_label(name: str) -> None:
+    _native.context_var.set(_native.LabelCell(_native.intern_labels({"job": name})))
+
+
+def apart(function: Any) -> None:
+    """Run in a thread of its own: its context, and its clock, begin with it."""
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def test_parts_shorter_than_a_period_go_to_their_own_labels() -> None:
+    used = {"a": 0.0, "b": 0.0}
+
+    def work() -> None:
+        for number in range(100):
+            name = "a" if number % 2 else "b"
+            began = time.thread_time()
+            set_label(name)
+            burn(0.0015 if name == "a" else 0.0005)
+            _native.charge()
+            used[name] += time.thread_time() - began
+
+    with capture(cpu_profile_rate=1) as captured:
+        apart(work)
+    for name, truth in used.items():
+        assert abs(cpu_of(captured, ("job", name)) - truth) < 0.1 * truth, (name, truth)
+
+
+def test_without_the_call_the_last_labels_get_everything() -> None:
+    """The premise of the test above."""
+
+    def work() -> None:
+        set_label("a")
+        burn(0.01)
+        set_label("b")
+        burn(0.001)
+
+    with capture(cpu_profile_rate=1) as captured:
+        for _ in range(5):
+            apart(work)
+    # Nothing, but for a timer whose random phase fell into one of the five.
+    assert cpu_of(captured, ("job", "a")) < 0.025
+    assert cpu_of(captured, ("job", "b")) > 0.025
+
+
+def test_counts_as_no_sample() -> None:
+    with capture(cpu_profile_rate=1) as captured:
+        before = _native.stats()["signals"]
+        for _ in range(100):
+            burn(0.0002)
+            _native.charge()
+        assert _native.stats()["signals"] - before <= 1
+    assert sum(row.samples for row in captured.rows) <= 1
+
+
+def test_nothing_runs() -> None:
+    assert not conprof_core.is_running()
+    _native.charge()
+    with capture(cpu_profile_rate=1):
+        pass
+    _native.charge()
+
+
+def test_a_pause_is_charged_to_nobody() -> None:
+    def work() -> None:
+        set_label("paused")
+        _native.charge()
+        _native.pause(True)
+        burn(0.1)
+        _native.charge()
+        _native.pause(False)
+        burn(0.02)
+        _native.charge()
+
+    with capture(cpu_profile_rate=1) as captured:
+        apart(work)
+    assert 0.019 < cpu_of(captured, ("job", "paused")) < 0.04
+
+
+def test_a_thread_that_is_not_armed() -> None:
+    """A thread that the hook did not see: nothing is charged twice, or lost."""
+    import _thread
+
+    done = threading.Event()
+    used: list[float] = []
+
+    def work() -> None:
+        for _ in range(20):
+            burn(0.005)
+            _native.charge()
+        used.append(time.thread_time())
+        done.set()
+
+    with capture(cpu_profile_rate=1) as captured:
+        began = time.process_time()
+        _thread.start_new_thread(work, ())
+        assert done.wait(30)
+        took = time.process_time() - began
+    total = sum(row.cpu_ns for row in captured.rows) / 1e9
+    assert used[0] >= 0.1
+    assert took - 0.01 < total < took + 0.05
+
+
+def test_threads_that_charge_while_windows_are_taken() -> None:
+    """Every nanosecond is in one window, whoever takes it and when."""
+    with capture(cpu_profile_rate=1000) as captured:
+        began = time.process_time()
+
+        def work() -> None:
+            set_label("a")
+            for _ in range(100):
+                burn(0.0005)
+                _native.charge()
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            assert conprof_core.flush()
+        for thread in threads:
+            thread.join()
+        took = time.process_time() - began
+    total = sum(row.cpu_ns for row in captured.rows) / 1e9
+    assert abs(total - took) < 0.05 * took + 0.01
+
+
+def test_in_a_forked_child() -> None:
+    read, write = os.pipe()
+    with capture(cpu_profile_rate=1):
+        burn(0.3)
+        _native.charge()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _native.charge()
+                burn(0.05)
+                _native.charge()
+                charged_ns = conprof_core.stats()["engine_stats"]["accounted_ns"]
+                os.write(write, str(charged_ns).encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            charged_s = int(pipe.read()) / 1e9
+        assert os.waitpid(pid, 0)[1] == 0
+    assert 0.05 <= charged_s < 0.2, "its own CPU, and none of the parent's"
