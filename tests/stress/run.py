@@ -47,6 +47,14 @@ KNOWN_CASES = {
     f"test.test_audit.AuditTest.{case}"
     for case in ("test_sys_getframe", "test_sys_getframemodulename", "test_threading")
 }
+# Cases that deadlock in this very Python every now and then, and more often where time passes
+# differently; they run neither off nor on.
+DEADLOCKS = {
+    "test_concurrent_futures": (
+        "test_shutdown_deadlock_pickle",
+        "python/cpython#125451, a lock taken in two orders, fixed in 3.12.8 and 3.13.1",
+    )
+}
 PASSED, FAILED, MISSING = "passed", "failed", "missing"
 
 
@@ -73,7 +81,10 @@ def run_file(name: str, on: bool, args: argparse.Namespace) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="conprof-stress-") as scratch:
         xml, profiles = Path(scratch, "results.xml"), Path(scratch, "profiles")
         command = [sys.executable, "-X", "faulthandler", "-m", "test", "--junit-xml", str(xml)]
-        command += ["-u", "none,cpu", name]
+        command += ["-u", "none,cpu"]
+        if _deadlocks(name):
+            command += ["--ignore", DEADLOCKS[name][0]]
+        command.append(name)
         environment = {
             key: value
             for key, value in os.environ.items()
@@ -245,6 +256,9 @@ def main() -> int:
     files = args.files or FILES
     for name in sorted(set(files) & set(KNOWN_ARTEFACTS)):
         print(f"{name}: {KNOWN_ARTEFACTS[name]}; a failure says nothing")
+    for name in files:
+        if _deadlocks(name):
+            print(f"{name}: without {': '.join(DEADLOCKS[name])}")
     here = [name for name in files if _exists(name)]
     for name in files:
         if name not in here:
@@ -263,6 +277,14 @@ def main() -> int:
     print(f"{unproven} not proven to be sampled (too short, or no results)")
     print(f"stress: {len(here) - failed} passed, {failed} failed")
     return 1 if failed else 0
+
+
+def _deadlocks(name: str) -> bool:
+    import inspect
+    from concurrent.futures.process import _SafeQueue
+
+    # The queue that still takes the lock of the pool is the one that deadlocks.
+    return name in DEADLOCKS and "shutdown_lock" in inspect.signature(_SafeQueue).parameters
 
 
 def _exists(name: str) -> bool:
