@@ -18,6 +18,11 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 LEFTOVER_WAIT_S = 5.0
 
+# A job in the background of a shell without job control ignores SIGINT, and so would every server
+# that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
