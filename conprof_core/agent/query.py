@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
@@ -20,6 +21,8 @@ __all__ = ["labels", "series", "services", "table"]
 _SERVICE_TAGS: Final = frozenset({"service", "application_name"})
 _VALUES_OF_A_KEY: Final = 200
 _STACKED: Final = 8
+# Bins of rates are one percent wide: 100 for each factor of e.
+_BINS_PER_E: Final = 100
 
 
 def services(store: Store, from_s: float, to_s: float) -> list[dict[str, Any]]:
@@ -126,83 +129,83 @@ def _numbered(parameter: int) -> str:
     return f"(SELECT unnest(range(len({numbers}))) AS n, unnest({numbers}) AS g)"
 
 
-def _grouped(store: Store, selection: Selection, groups: _Groups) -> tuple[str, list[str]]:
-    """Return SQL giving (g, file, win, start_ms, end_ms, value) and its parameters."""
-    selects: list[str] = []
-    parameters: list[str] = []
+def _grouped(
+    store: Store, selection: Selection, groups: _Groups
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield for each file SQL giving (g, win, start_ms, end_ms, value), and its parameters.
+
+    File by file, and not as one statement: a month of windows has more groups than fit in memory.
+    """
     for segment, tables, number, where in places(store, selection):
-        by_labels, by_series = groups.maps(tables)
-        parameters += [by_labels, by_series]
         # Joined, not looked up in a list: a list would be copied for every row.
-        selects.append(
-            f"SELECT coalesce(l.g, s.g) AS g, {len(selects)} AS file, win, start_ms, end_ms, value "
+        yield (
+            f"SELECT coalesce(l.g, s.g) AS g, win, start_ms, end_ms, value "
             f"FROM (SELECT * FROM {segment.alias}.totals WHERE type = {number} AND {where}) "
-            f"JOIN {_numbered(len(parameters) - 1)} l ON labels = l.n "
-            f"JOIN {_numbered(len(parameters))} s ON series = s.n"
+            f"JOIN {_numbered(1)} l ON labels = l.n JOIN {_numbered(2)} s ON series = s.n",
+            [*groups.maps(tables)],
         )
-    return " UNION ALL ".join(selects), parameters
+
+
+class _Rates:
+    """What a group did window by window: enough for a total, a maximum and a percentile.
+
+    Rates are counted in bins that are one percent wide, so that files can be added up; while there
+    is one file only, its own exact percentile is kept.
+    """
+
+    __slots__ = ("bins", "exact_p95", "files", "peak", "total", "weight", "windows")
+
+    def __init__(self) -> None:
+        self.bins: dict[int, int] = defaultdict(int)
+        self.exact_p95: float | None = None
+        self.files = 0
+        self.peak = 0.0
+        self.total = 0
+        self.weight = 0.0
+        self.windows = 0
+
+    @property
+    def p95(self) -> float | None:
+        if self.files < 2:
+            return self.exact_p95
+        rank = 0.95 * self.windows
+        for number in sorted(self.bins):
+            rank -= self.bins[number]
+            if rank <= 0:
+                return min(self.peak, math.exp((number + 0.5) / _BINS_PER_E))
+        return self.peak
 
 
 def table(store: Store, selection: Selection, key: str = route_key) -> dict[str, Any]:
     """Return one row for each value of a label: the per-route table, or any other.
 
-    ``p95`` is that of value per second over the windows in which the group has a value at all;
-    ``per_request`` is there where the probe counts requests.
+    ``p95`` is that of value per second over the windows in which the group has a value at all, to
+    one percent when the range is longer than one file; ``per_request`` is there where the probe
+    counts requests.
     """
     covered_s = covered_ms(store, selection) / 1000
     kind = find_type(store, selection)
     instant = bool(kind and kind.instant)
     groups = _Groups(key)
-    source, parameters = _grouped(store, selection, groups)
-    answer: dict[str, Any] = {
-        "by": key,
-        "unit": kind.unit if kind else "",
-        "instant": instant,
-        "covered_s": covered_s,
-        "total": 0,
-        "rows": [],
-    }
-    if not source:
-        return answer
-    value = (
-        "sum(value)"
-        if not instant
-        else (
-            "round(sum(value * greatest(end_ms - start_ms, 1)) "
-            f"/ {max(1, round(covered_s * 1000))})"
-        )
-    )
-    rate = "sum(value)" if instant else "sum(value) * 1000.0 / greatest(max(end_ms - start_ms), 1)"
-    weighed = "sum(value * greatest(end_ms - start_ms, 1))" if instant else "sum(value)"
-    found = (
-        store.connection.cursor()
-        .execute(
-            f"WITH source AS ({source}), windows AS (SELECT g, {value} AS value, {rate} AS rate, "
-            f"{weighed} AS weighed FROM source GROUP BY g, file, win) "
-            f"SELECT g, sum(value)::BIGINT, count(*) FILTER (value > 0), "
-            f"quantile_cont(rate, 0.95) FILTER (value > 0), max(rate), sum(weighed)::DOUBLE "
-            "FROM windows GROUP BY g ORDER BY 2 DESC, g",
-            parameters,
-        )
-        .fetchall()
-    )
+    found: dict[int, _Rates] = defaultdict(_Rates)
+    for source, parameters in _grouped(store, selection, groups):
+        _add_rates(store, found, source, parameters, instant=instant)
     requests = _requests(store, selection) if key == route_key else {}
-    rows = []
-    for group, total, windows, p95, peak, weight in found:
-        if instant:
-            total = round(weight / max(1.0, covered_s * 1000))
-        name = groups.names[group] if group is not None else ""
-        if not total and not requests.get(name):
-            continue
+    rows: list[dict[str, Any]] = []
+    for group, rates in found.items():
+        total = round(rates.weight / max(1.0, covered_s * 1000)) if instant else rates.total
+        name = groups.names[group]
         served = requests.get(name, 0)
+        if not total and not served:
+            continue
         rows.append(
             {
                 "value": name,
                 "total": total,
                 "per_second": total if instant else (total / covered_s if covered_s else None),
-                "windows": windows,
-                "p95": p95,
-                "max": peak,
+                "windows": rates.windows,
+                "p95": rates.p95,
+                "max": rates.peak,
                 "requests": served or None,
                 "per_request": total / served if served and not instant else None,
             }
@@ -211,10 +214,47 @@ def table(store: Store, selection: Selection, key: str = route_key) -> dict[str,
     grand = sum(row["total"] for row in rows)
     for row in rows:
         row["share"] = row["total"] / grand if grand else 0
-    answer["total"] = grand
-    answer["distinct"] = len(rows)
-    answer["rows"] = rows[: limits.MAX_ROWS_IN_ANSWER]
-    return answer
+    return {
+        "by": key,
+        "unit": kind.unit if kind else "",
+        "instant": instant,
+        "covered_s": covered_s,
+        "total": grand,
+        "distinct": len(rows),
+        "rows": rows[: limits.MAX_ROWS_IN_ANSWER],
+    }
+
+
+def _add_rates(
+    store: Store, found: dict[int, _Rates], source: str, parameters: list[str], *, instant: bool
+) -> None:
+    """Add what one file has on each group."""
+    rate = "sum(value)" if instant else "sum(value) * 1000.0 / greatest(max(end_ms - start_ms), 1)"
+    weighed = "sum(value * greatest(end_ms - start_ms, 1))" if instant else "0"
+    cursor = store.connection.cursor()
+    cursor.execute(
+        f"CREATE OR REPLACE TEMP TABLE rates AS SELECT g, sum(value) AS value, {rate} AS rate, "
+        f"{weighed} AS weighed FROM ({source}) GROUP BY g, win",
+        parameters,
+    )
+    for group, total, windows, p95, peak, weight in cursor.execute(
+        "SELECT g, sum(value)::BIGINT, count(*) FILTER (value > 0), "
+        "quantile_cont(rate, 0.95) FILTER (value > 0), max(rate), sum(weighed)::DOUBLE "
+        "FROM rates GROUP BY g"
+    ).fetchall():
+        rates = found[group]
+        rates.files += 1
+        rates.total += total
+        rates.windows += windows
+        rates.exact_p95 = p95
+        rates.peak = max(rates.peak, peak or 0.0)
+        rates.weight += weight
+    for group, number, count in cursor.execute(
+        f"SELECT g, floor(ln(rate) * {_BINS_PER_E})::INTEGER AS bin, count(*) FROM rates "
+        "WHERE value > 0 AND rate > 0 GROUP BY ALL"
+    ).fetchall():
+        found[group].bins[number] += count
+    cursor.execute("DROP TABLE rates")
 
 
 def _requests(store: Store, selection: Selection) -> dict[str, int]:
@@ -254,7 +294,6 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
     kind = find_type(store, selection)
     instant = bool(kind and kind.instant)
     groups = _Groups(key or "\0")
-    source, parameters = _grouped(store, selection, groups)
     first, last = int(selection.from_s * 1000) // step_ms, int(selection.to_s * 1000) // step_ms
     answer: dict[str, Any] = {
         "unit": kind.unit if kind else "",
@@ -264,21 +303,21 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
         "buckets": last - first + 1,
         "lines": [],
     }
-    if not source:
-        return answer
     overlap = f"(least(end_ms, (b + 1) * {step_ms}) - greatest(start_ms, b * {step_ms}))"
     scale = f"{step_ms}.0" if instant else f"greatest(end_ms - start_ms, 1) * {step_ms / 1000}"
-    rows = (
-        store.connection.cursor()
-        .execute(
-            f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM (SELECT g, "
-            f"start_ms, end_ms, sum(value)::DOUBLE AS value, unnest(range(start_ms // {step_ms}, "
-            f"greatest(end_ms - 1, start_ms) // {step_ms} + 1)) AS b FROM ({source}) "
-            "GROUP BY g, file, win, start_ms, end_ms) GROUP BY g, b",
-            parameters,
+    rows: list[tuple[Any, ...]] = []
+    for source, parameters in _grouped(store, selection, groups):
+        rows += (
+            store.connection.cursor()
+            .execute(
+                f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM (SELECT g, "
+                f"start_ms, end_ms, value, unnest(range(start_ms // {step_ms}, "
+                f"greatest(end_ms - 1, start_ms) // {step_ms} + 1)) AS b FROM (SELECT g, start_ms, "
+                f"end_ms, sum(value)::DOUBLE AS value FROM ({source}) GROUP BY ALL)) GROUP BY g, b",
+                parameters,
+            )
+            .fetchall()
         )
-        .fetchall()
-    )
     answer["lines"] = list(_lines(rows, groups, first, last - first + 1))
     return answer
 

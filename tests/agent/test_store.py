@@ -210,3 +210,27 @@ def test_the_time_series_adds_up_to_the_total(tmp_path: Path) -> None:
         area = sum(sum(line["values"]) for line in answer["lines"]) * step
         assert area == pytest.approx(12 * 100e6, rel=0.001)
     store.close()
+
+
+def test_a_range_of_several_files_adds_up(tmp_path: Path) -> None:
+    """The percentile is that of all windows, to the one percent that the bins are wide."""
+    store = Store(tmp_path)
+    ends = [NOW - day * DAY_S - 50 * number for day in range(3) for number in range(20)]
+    content = [
+        [([make.MAIN, make.HOT], {"http.route": "/"}, [(number + 1) * 1_000_000, 1])]
+        for number in range(60)
+    ]
+    uploads = [window(end, content=rows) for end, rows in zip(ends, content, strict=True)]
+    assert store.write(uploads) == [None] * 60
+    assert len(store.segments()) >= 3, "the premise: one file a day"
+    whole = Selection("cpu", 0, NOW + 100, "shop")
+    (row,) = query.table(store, whole)["rows"]
+    assert row["total"] == sum(range(1, 61)) * 1_000_000
+    assert row["windows"] == 60
+    seconds = (uploads[0].end_ns - uploads[0].start_ns) / 1e9
+    assert row["p95"] == pytest.approx(57e6 / seconds, rel=0.02)
+    assert row["max"] == pytest.approx(60e6 / seconds, rel=0.001)
+    lines = query.series(store, whole, DAY_S, "http.route")["lines"]
+    assert lines[0]["value"] == "/"
+    assert sum(lines[0]["values"]) * DAY_S == pytest.approx(row["total"], rel=0.01)
+    store.close()
