@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from support import agent as make
 from support.pprof_reader import GZIP_MAGIC
 
 from conprof_core.agent import pprof
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +83,26 @@ def test_exports_hold_the_same_values(agent: make.Agent) -> None:
     (only,) = speedscope["profiles"]
     assert sum(only["weights"]) == 400_000_000
     assert speedscope["shared"]["frames"][only["samples"][0][-1]]["line"] in (20, 30)
+
+
+def test_the_pprof_tool_reads_a_selection(agent: make.Agent, tmp_path: Path) -> None:
+    got = subprocess.run([ROOT / ".ci" / "get-pprof"], capture_output=True, text=True, timeout=600)
+    if got.returncode:
+        pytest.skip(got.stderr.strip())
+    address = f"http://127.0.0.1:{agent.port}/api/v1/profile?service=shop&label=http.route=/"
+    environment = {**os.environ, "HOME": str(tmp_path), "PPROF_TMPDIR": str(tmp_path)}
+    printed = subprocess.run(
+        [got.stdout.strip(), "-top", "-unit=ms", address],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout
+    assert "Type: cpu" in printed
+    assert "Total samples = 120ms" in printed
+    assert re.search(r"^\s*120ms .* cold$", printed, re.MULTILINE), printed
+    assert not re.search(r" hot$", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
