@@ -14,11 +14,19 @@ if TYPE_CHECKING:
     from typing import Self, TypeAlias
 
     from conprof_core._cells import LabelCell
+    from conprof_core._native import charge_request
 
     Labels: TypeAlias = Mapping[str, str] | LabelSet
-
-if not TYPE_CHECKING:
+else:
     from conprof_core._labels import LabelCell
+
+    try:
+        from conprof_core._native import charge_request
+    except ImportError:
+
+        def charge_request() -> None:
+            """The portable engine charges whole intervals."""
+
 
 __all__ = [
     "RequestScope",
@@ -88,6 +96,7 @@ class RequestScope:
             self._outer = outer
             self._cell = cell = LabelCell(merge(outer.labels, own), provisional=True)
             self._follow(outer, cell, own)
+        charge_request()
         context_var.set(cell)
         if _tracking.thread_cells is not None:
             _tracking.note(cell)
@@ -150,6 +159,7 @@ class RequestScope:
             _in_flight.discard(self)
             self._late = None
         if context_var.get() is cell:
+            charge_request()
             context_var.set(self._outer)
             if _tracking.thread_cells is not None:
                 _tracking.note(self._outer)

@@ -277,6 +277,26 @@ conprof_sampler_take_residue(struct conprof_thread *thread)
 }
 
 void
+conprof_sampler_take_labelled_residue(struct conprof_thread *thread)
+{
+    uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
+    uint64_t now = conprof_cpu_own_ns();
+    const PyThreadState *ts = conprof_own_thread_state();
+    if (now <= last || ts == NULL || ts->interp != conprof_sampler.interpreter ||
+        atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
+        return;
+    }
+    struct draft draft = {.cpu_ns = now - last,
+                          .record = conprof_labels_empty(),
+                          .name_id = thread->name_id,
+                          .events = 0};
+    read_labels(ts, &draft);
+    if (emit_one(&draft, idle_frame(thread))) {
+        atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);
+    }
+}
+
+void
 conprof_sampler_emit(uint64_t frame, uint32_t name_id, uint64_t cpu_ns)
 {
     struct draft draft = {

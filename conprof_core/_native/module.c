@@ -94,6 +94,13 @@ charge(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
+charge_request(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    conprof_session_charge_request();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 prefork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     conprof_fork_prefork();
@@ -163,6 +170,8 @@ static PyMethodDef functions[] = {
     {"pause", pause_sampling, METH_O, "pause(flag): discard samples while true."},
     {"is_running", is_running, METH_NOARGS, "Whether a session runs in this very process."},
     {"name_thread", name_thread, METH_VARARGS, "name_thread(native_id, name)"},
+    {"charge_request", charge_request, METH_NOARGS,
+     "Charges a short-lived thread's CPU time since its last sample to the present labels."},
     {"charge", charge, METH_NOARGS,
      "Charge what the calling thread has used since its last sample to where it stands."},
     {"prefork", prefork, METH_NOARGS, "Before a fork."},

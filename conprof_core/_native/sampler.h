@@ -78,6 +78,10 @@ bool conprof_sampler_is_installed(void);
  * and labels, counting as no event. */
 void conprof_sampler_take_residue(struct conprof_thread *thread);
 
+/* Like conprof_sampler_take_residue, without a walk: the labels are those that stand
+ * now, the stack is what the thread was started for. */
+void conprof_sampler_take_labelled_residue(struct conprof_thread *thread);
+
 /* Not in a handler. Emits CPU time without a walk: `frame` is its whole stack. */
 void conprof_sampler_emit(uint64_t frame, uint32_t name_id, uint64_t cpu_ns);
 

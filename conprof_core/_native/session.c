@@ -29,6 +29,12 @@ static uint32_t max_stacks;
 static uint64_t period_ns;
 static uint64_t process_start_ns; /* process CPU when the session began */
 
+/* A thread that serves more requests than these lives long: what it used since its
+ * last sample then falls to the next request as often as it was taken from the one
+ * before. Owner: the thread itself; a thread not begun by a hook of ours is such. */
+#define REQUESTS_CHARGED 64
+static __thread uint32_t requests_charged = REQUESTS_CHARGED;
+
 static _Atomic pid_t session_pid; /* written by: GIL holder; 0: stopped */
 
 static int64_t
@@ -268,6 +274,7 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
         thread->target_uid = uid;
     }
     conprof_unlock();
+    requests_charged = 0;
 }
 
 void
@@ -286,8 +293,9 @@ conprof_session_thread_end(void)
     conprof_unlock();
 }
 
-void
-conprof_session_charge_own(void)
+/* Calls `take` for the calling thread, between two of its samples. */
+static void
+with_own_thread(void (*take)(struct conprof_thread *))
 {
     if (!atomic_load(&conprof_sampler.is_active)) {
         return;
@@ -299,10 +307,25 @@ conprof_session_charge_own(void)
     conprof_lock();
     struct conprof_thread *thread = conprof_threads_find(own_tid());
     if (thread != NULL && atomic_load(&conprof_sampler.is_active)) {
-        conprof_sampler_take_residue(thread);
+        take(thread);
     }
     conprof_unlock();
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+void
+conprof_session_charge_own(void)
+{
+    with_own_thread(conprof_sampler_take_residue);
+}
+
+void
+conprof_session_charge_request(void)
+{
+    if (requests_charged < REQUESTS_CHARGED) {
+        requests_charged++;
+        with_own_thread(conprof_sampler_take_labelled_residue);
+    }
 }
 
 void

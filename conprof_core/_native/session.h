@@ -28,6 +28,12 @@ void conprof_session_thread_end(void);
  * and what it is labelled now. With the GIL; harmless while nothing runs. */
 void conprof_session_charge_own(void);
 
+/* A request begins or ends; the labels of what came before still stand. In a thread that has done
+ * few of them, and may be gone after this one, charges them what it has used since its last sample:
+ * at the thread's end nobody could say any more whose that was. With the GIL; two instructions in a
+ * thread that lives on. */
+void conprof_session_charge_request(void);
+
 /* GIL held. Gives a thread that runs already its Python name. */
 void conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes);
 

@@ -176,3 +176,41 @@ def test_in_a_forked_child() -> None:
             charged_s = int(pipe.read()) / 1e9
         assert os.waitpid(pid, 0)[1] == 0
     assert 0.05 <= charged_s < 0.2, "its own CPU, and none of the parent's"
+
+
+def test_a_thread_for_each_request() -> None:
+    """What a thread does before and after its request, at a rate that never samples it."""
+    used = {"request": 0.0, "around": 0.0}
+
+    def serve() -> None:
+        began = time.thread_time()
+        burn(0.001)
+        with conprof_core.request_scope({"http.route": "-"}) as scope:
+            entered = time.thread_time()
+            burn(0.003)
+            scope.bind({"http.route": "/x"})
+            left = time.thread_time()
+        burn(0.001)
+        used["request"] += left - entered
+        used["around"] += entered - began + time.thread_time() - left
+
+    with capture(cpu_profile_rate=1) as captured:
+        for _ in range(100):
+            apart(serve)
+    assert len({row.thread_name for row in captured.rows}) <= 3, "digits in names are masked"
+    found = cpu_of(captured, ("http.route", "/x"))
+    assert abs(found - used["request"]) < 0.02 * used["request"]
+    stacks = {row.frames for row in captured.rows if row.labels == (("http.route", "/x"),)}
+    assert {frames[0][0] for frames in stacks} <= {serve.__qualname__, "burn", "Thread.run"}
+
+
+def test_a_thread_that_lives_on_is_charged_by_its_samples() -> None:
+    def serve_many() -> None:
+        for _ in range(500):
+            with conprof_core.request_scope({"http.route": "/x"}):
+                burn(0.0001)
+
+    with capture(cpu_profile_rate=1) as captured:
+        apart(serve_many)
+    # The first 64 charges, at the begin and the end of 32 requests, and no more.
+    assert 0.002 < cpu_of(captured, ("http.route", "/x")) < 0.01
