@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py                    15 CPU seconds a workload, about 3 minutes
     python benchmarks/accuracy.py --seconds 5 contending asyncio_routes
+    python benchmarks/accuracy.py --pythons .venv/3.11/bin/python .venv/3.12/bin/python
     python benchmarks/accuracy.py --json
 
 Each workload runs in a process of its own and measures its truth with the kernel's CPU clocks
@@ -45,6 +46,7 @@ PART_GOAL = 0.99  # of a route, of short threads, of a child
 class Result:
     """One workload, measured."""
 
+    python: str
     workload: str
     true_s: float
     reported_s: float
@@ -74,7 +76,7 @@ class Result:
         return min((b / a for a, b in self.rows.values() if a > 0.05), default=0.0)
 
 
-def measure(workload: str, seconds: float) -> Result:
+def measure(python: str, workload: str, seconds: float) -> Result:
     """Run one workload and compare."""
     with tempfile.TemporaryDirectory(prefix="conprof-accuracy-") as directory:
         script = Path(__file__).with_name("workloads.py")
@@ -84,7 +86,7 @@ def measure(workload: str, seconds: float) -> Result:
             if not key.startswith(("BLACKFIRE_", "CONPROF_")) or key == "CONPROF_ENGINE"
         }
         run = subprocess.run(
-            [sys.executable, str(script), workload, str(seconds), directory],
+            [python, str(script), workload, str(seconds), directory],
             capture_output=True,
             text=True,
             timeout=seconds * 20 + 120,
@@ -99,16 +101,17 @@ def measure(workload: str, seconds: float) -> Result:
             paths = [path for path in paths if f"-{child}-" in path.name]
         profiles = [parse(path.read_bytes()) for path in paths]
     assert profiles, f"{workload}: no profile was written"
-    return compare(workload, truth, profiles)
+    return compare(python, workload, truth, profiles)
 
 
-def compare(workload: str, truth: dict[str, Any], profiles: list[Profile]) -> Result:
+def compare(python: str, workload: str, truth: dict[str, Any], profiles: list[Profile]) -> Result:
     """Set truth and profile side by side, and against the goals."""
     reported: dict[str, float] = {}
     for profile in profiles:
         for part, value in profile.by_function("cpu").items():
             reported[part] = reported.get(part, 0.0) + value / 1e9
     result = Result(
+        python,
         workload,
         truth["cpu_s"],
         sum(profile.total("cpu") for profile in profiles) / 1e9,
@@ -158,6 +161,11 @@ def _remarks(result: Result) -> str:
     return "; ".join([*routes, *result.missed] if result.missed else [*routes, "ok"])
 
 
+def _version(python: str) -> str:
+    command = [python, "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> int:
     """Measure, print a table, return 1 if a goal is missed."""
     parser = argparse.ArgumentParser(
@@ -166,26 +174,34 @@ def main() -> int:
     parser.add_argument("workloads", nargs="*", help=f"default: {' '.join(WORKLOADS)}")
     parser.add_argument("--seconds", type=float, default=15.0, help="CPU seconds of a workload")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--pythons",
+        nargs="+",
+        default=[sys.executable],
+        metavar="PYTHON",
+        help="interpreters to run the workloads with, conprof[test] installed; default: this one",
+    )
     args = parser.parse_args()
     if unknown := set(args.workloads) - set(WORKLOADS):
         parser.error(f"no such workload: {', '.join(sorted(unknown))}")
     results = []
-    if not args.json:
-        print(f"CPython {sys.version.split()[0]}, {args.seconds:g} CPU seconds a workload")
-        print(
-            f"{'workload':18} {'true s':>8} {'reported':>9} {'ratio':>7} {'share error':>12} "
-            f"{'worst part':>11} {'samples':>8}"
-        )
-    for workload in args.workloads or WORKLOADS:
-        result = measure(workload, args.seconds)
-        results.append(result)
+    for python in args.pythons:
         if not args.json:
+            print(f"CPython {_version(python)}, {args.seconds:g} CPU seconds a workload")
             print(
-                f"{workload:18} {result.true_s:8.3f} {result.reported_s:9.3f} {result.ratio:7.4f} "
-                f"{result.share_error:8.2f} pts {result.worst_part:11.4f} {result.samples:8}  "
-                f"{_remarks(result)}",
-                flush=True,
+                f"{'workload':18} {'true s':>8} {'reported':>9} {'ratio':>7} {'share error':>12} "
+                f"{'worst part':>11} {'samples':>8}"
             )
+        for workload in args.workloads or WORKLOADS:
+            result = measure(python, workload, args.seconds)
+            results.append(result)
+            if not args.json:
+                print(
+                    f"{workload:18} {result.true_s:8.3f} {result.reported_s:9.3f} "
+                    f"{result.ratio:7.4f} {result.share_error:8.2f} pts "
+                    f"{result.worst_part:11.4f} {result.samples:8}  {_remarks(result)}",
+                    flush=True,
+                )
     if args.json:
         fields = ("ratio", "share_error", "worst_part")
         print(json.dumps([{**asdict(r), **{f: getattr(r, f) for f in fields}} for r in results]))

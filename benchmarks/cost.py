@@ -7,7 +7,8 @@
 Absolute seconds mean nothing on a shared machine. So an "off" and an "on" process live side by side
 and run alternating slices of 60 to 90 ms of CPU, the other one stopped (SIGSTOP, SIGCONT); both do
 the same units of work and the pair's ratio is CPU per unit on ÷ CPU per unit off, all threads and
-children included. "off" against "off" stands in every table: it is the noise.
+children included. "off" against "off" stands in every table: it is the noise. A profiler is
+measured only after an upload of it has named the work (proof.py): what does not profile is cheap.
 Other profilers are installed into environments of their own below --cache.
 """
 
@@ -24,6 +25,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from proof import prove
 
 HERE = Path(__file__).resolve().parent
 WORKLOADS = ("cpu", "threads", "flask", "starlette")
@@ -175,6 +178,8 @@ def measure(workload: str, profiler: str, args: argparse.Namespace, scratch: Pat
     """Return the ratios of some pairs of fresh processes."""
     python, plain = environment(profiler, args.cache), environment("off", args.cache)
     ratios = []
+    if profiler != "off":
+        prove(python, workload, profiler, scratch)
     for number in range(args.pairs):
         print(
             f"\r{workload}, {profiler}: pair {number + 1} of {args.pairs} ", end="", file=sys.stderr

@@ -14,7 +14,10 @@ from typing import Any
 
 WORKLOAD, PROFILER, PROGRESS = sys.argv[1:4] if len(sys.argv) > 3 else ("", "off", "/dev/null")
 # Nobody listens there: uploads fail at once, as with a stopped agent, the same for every profiler.
-NOWHERE = "127.0.0.1:9"
+# For a proof that it profiles, a receiver does, and uploads are frequent.
+RECEIVER = os.environ.get("COST_UPLOAD_TO")
+UPLOAD_TO = RECEIVER or "127.0.0.1:9"
+PROOF_INTERVAL_S = 2
 _progress = os.open(PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
@@ -25,29 +28,38 @@ def done() -> None:
 
 def start_profiler() -> None:
     """Start the profiler under test, with its defaults, at 100 Hz where it can be told."""
+    often = PROOF_INTERVAL_S if RECEIVER else None
     if PROFILER == "conprof":
         import conprof_core
 
-        conprof_core.start(agent_socket=f"tcp://{NOWHERE}")
+        conprof_core.start(agent_socket=f"tcp://{UPLOAD_TO}", period=often)
         assert conprof_core.is_running()
         assert conprof_core.stats()["engine"] == "native", conprof_core.stats()
     elif PROFILER == "ddtrace":
-        os.environ["DD_TRACE_AGENT_URL"] = f"http://{NOWHERE}"
+        os.environ["DD_TRACE_AGENT_URL"] = f"http://{UPLOAD_TO}"
         os.environ["DD_TRACE_ENABLED"] = "false"
+        if often:
+            os.environ["DD_PROFILING_UPLOAD_INTERVAL"] = str(often)
         from ddtrace.profiling import Profiler
 
         Profiler().start()
     elif PROFILER == "blackfire":
         from blackfire_conprof.profiler import Profiler as Blackfire
 
-        Blackfire(application_name="cost", agent_socket=f"tcp://{NOWHERE}").start()
+        Blackfire(
+            application_name="cost", agent_socket=f"tcp://{UPLOAD_TO}", period=often or 45
+        ).start()
     elif PROFILER == "pyroscope":
         import pyroscope
 
-        pyroscope.configure(application_name="cost", server_address=f"http://{NOWHERE}")
+        assert pyroscope.configure(
+            application_name="cost",
+            server_address=f"http://{UPLOAD_TO}",
+            upload_interval=often or 10,
+        )
 
 
-def fold(text: str) -> int:
+def fold_words(text: str) -> int:
     """Pure-Python work in a few small functions."""
     total = 0
     for word in text.split():
@@ -60,7 +72,7 @@ TEXT = "the quick brown fox jumps over the lazy dog " * 20
 
 def unit() -> int:
     """About one millisecond of Python."""
-    total = sum(fold(TEXT) for _ in range(50))
+    total = sum(fold_words(TEXT) for _ in range(50))
     record: dict[str, Any] = {"total": total, "rows": [{"id": n, "n": str(n)} for n in range(100)]}
     return len(json.dumps(record))
 
@@ -82,7 +94,7 @@ def threads() -> None:
             unit()
             hashlib.sha256(data).digest()
             with lock:
-                fold(TEXT)
+                fold_words(TEXT)
             done()
 
     for _ in range(7):

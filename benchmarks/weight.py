@@ -3,7 +3,7 @@
     python benchmarks/weight.py [--json]
 
 Each figure comes from processes of its own; CPU times are the kernel's. Exit status 1 when a goal
-is missed. About two minutes.
+is missed. About five minutes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GOALS: dict[str, tuple[str, float]] = {
     "idle_cpu_ms_per_s": ("idle, 50 blocked threads, 10 s: CPU above that of off", 0.05),
     "accounted_percent": ("handler and drain, of the CPU of a busy thread at 100 Hz", 0.3),
     "window_end_gil_ms": (
-        "another thread's longest wait while 5000 stacks are encoded, above off",
+        "another thread's longest wait while 5000 or more stacks are encoded, above off",
         1,
     ),
 }
@@ -178,7 +178,7 @@ def run(script: str, *arguments: str) -> dict[str, float]:
             [sys.executable, "-c", textwrap.dedent(script), directory, *arguments],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             env=environment,
         )
         stacks = _stacks(directory)
@@ -208,7 +208,10 @@ def measure() -> dict[str, Any]:
     found["idle_signals"] = on["idle_signals"]
     found["idle_cpu_ms_per_s"] = on["idle_cpu_ms_per_s"] - off["idle_cpu_ms_per_s"]
     found["accounted_percent"] = run(BUSY)["accounted_percent"]
-    end = run(WINDOW_END, "5000")
+    # At 250 samples a second, which is what many kernels give, a third of the functions is missed.
+    end = run(WINDOW_END, "8000")
+    if end["stacks"] < 5000:
+        raise SystemExit(f"premise: {end['stacks']:.0f} stacks in one window, 5000 wanted")
     found["window_end_gil_ms"] = end["window_end_gil_ms"]
     found["window_end_stacks"] = end["stacks"]
     found["window_end_waits_ms"] = {"off": end["waits_off_ms"], "on": end["waits_on_ms"]}
