@@ -51,7 +51,7 @@ def extension() -> Extension:
         sources=sorted(str(path) for path in SOURCES.glob("*.c")),
         depends=sorted(str(path) for path in SOURCES.glob("*.h")),
         define_macros=[("Py_BUILD_CORE_MODULE", "1")],
-        libraries=["rt", "pthread"],
+        libraries=["rt", "pthread", "m"],
         extra_compile_args=compile_args,
         extra_link_args=link_args,
         optional=os.environ.get("CONPROF_REQUIRE_NATIVE") != "1",

@@ -12,6 +12,7 @@
 
 #define CACHE_SLOTS 4096u
 #define NO_INDEX UINT32_MAX
+#define OVERFLOW_WORD ((uint64_t)CONPROF_UID_OVERFLOW << CONPROF_FRAME_INSTRUCTION_BITS)
 
 /* owner: holder of the session lock. Frame word -> location of the open window. */
 static struct {
@@ -191,6 +192,27 @@ synthetic_code(uint64_t uid, uint32_t low)
     return *place;
 }
 
+struct conprof_location
+conprof_location_of(uint64_t word)
+{
+    uint64_t uid = word >> CONPROF_FRAME_INSTRUCTION_BITS;
+    uint32_t low = (uint32_t)(word & CONPROF_FRAME_INSTRUCTION_MASK);
+    struct conprof_location location = {NULL, 0};
+    if (uid >= CONPROF_UID_FIRST) {
+        location.code = conprof_code_table_find(uid);
+        if (location.code == NULL) {
+            conprof_registry_forget(uid); /* the next sample copies it again */
+        }
+        else {
+            location.line = conprof_code_line(location.code, (int32_t)low - 1);
+        }
+    }
+    if (location.code == NULL) {
+        location.code = synthetic_code(uid, low);
+    }
+    return location;
+}
+
 static uint32_t
 location_of(struct conprof_window *window, uint64_t word)
 {
@@ -198,24 +220,10 @@ location_of(struct conprof_window *window, uint64_t word)
     if (cache[slot].word == word) {
         return cache[slot].location;
     }
-    uint64_t uid = word >> CONPROF_FRAME_INSTRUCTION_BITS;
-    uint32_t low = (uint32_t)(word & CONPROF_FRAME_INSTRUCTION_MASK);
-    struct conprof_code *code = NULL;
-    int32_t line = 0;
-    if (uid >= CONPROF_UID_FIRST) {
-        code = conprof_code_table_find(uid);
-        if (code == NULL) {
-            conprof_registry_forget(uid); /* the next sample copies it again */
-        }
-        else {
-            line = conprof_code_line(code, (int32_t)low - 1);
-        }
-    }
-    if (code == NULL) {
-        code = synthetic_code(uid, low);
-    }
-    uint32_t location = code == NULL ? NO_INDEX : intern_location(window, code, line);
-    if (location != NO_INDEX && uid >= CONPROF_UID_FIRST) {
+    struct conprof_location found = conprof_location_of(word);
+    uint32_t location =
+        found.code == NULL ? NO_INDEX : intern_location(window, found.code, found.line);
+    if (location != NO_INDEX && word >> CONPROF_FRAME_INSTRUCTION_BITS >= CONPROF_UID_FIRST) {
         cache[slot].word = word;
         cache[slot].location = location;
     }
@@ -264,9 +272,10 @@ intern_stack(struct conprof_window *window, uint32_t first, uint32_t length)
     return window->stack_count - 1;
 }
 
-/* Interns a stack of frame words. */
+/* Interns a stack of frame words, or of locations when there are no words. */
 static uint32_t
-stack_of(struct conprof_window *window, const uint64_t *frames, uint32_t n)
+stack_of(struct conprof_window *window, const uint64_t *frames,
+         const struct conprof_location *locations, uint32_t n)
 {
     uint32_t first = window->stack_word_count;
     if (!grow((void **)&window->stack_words, &window->stack_word_room, first, n,
@@ -274,7 +283,9 @@ stack_of(struct conprof_window *window, const uint64_t *frames, uint32_t n)
         return NO_INDEX;
     }
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t location = location_of(window, frames[i]);
+        uint32_t location = frames != NULL
+                                ? location_of(window, frames[i])
+                                : intern_location(window, locations[i].code, locations[i].line);
         if (location == NO_INDEX) {
             return NO_INDEX;
         }
@@ -282,7 +293,7 @@ stack_of(struct conprof_window *window, const uint64_t *frames, uint32_t n)
     }
     window->stack_word_count = first + n;
     /* The last place is kept for the overflow stack. */
-    bool is_overflow = n == 1 && frames[0] == conprof_frame_word(CONPROF_UID_OVERFLOW, 0);
+    bool is_overflow = n == 1 && frames != NULL && frames[0] == OVERFLOW_WORD;
     uint32_t stack = window->stack_count < window->max_stacks || is_overflow
                          ? intern_stack(window, first, n)
                          : NO_INDEX;
@@ -337,18 +348,18 @@ row_of(struct conprof_window *window, uint32_t stack, struct conprof_label_recor
     return &window->rows[window->row_count - 1];
 }
 
-struct conprof_row *
-conprof_window_row(struct conprof_window *window, const uint64_t *frames, uint32_t n,
-                   struct conprof_label_record *record, uint64_t cell_id, uint32_t name_id)
+/* The row of a stack that was interned or, with NO_INDEX, found no room. */
+static struct conprof_row *
+row_or_overflow(struct conprof_window *window, uint32_t stack, struct conprof_label_record *record,
+                uint64_t cell_id, uint32_t name_id)
 {
-    uint32_t stack = stack_of(window, frames, n);
     struct conprof_row *row = NULL;
     if (stack != NO_INDEX) {
         row = row_of(window, stack, record, cell_id, name_id);
     }
     if (row == NULL) {
-        uint64_t overflow = conprof_frame_word(CONPROF_UID_OVERFLOW, 0);
-        stack = stack_of(window, &overflow, 1);
+        static const uint64_t overflow = OVERFLOW_WORD;
+        stack = stack_of(window, &overflow, NULL, 1);
         row = stack == NO_INDEX ? NULL : row_of(window, stack, record, 0, 0);
         window->lost[CONPROF_LOST_STACKS]++;
     }
@@ -356,6 +367,20 @@ conprof_window_row(struct conprof_window *window, const uint64_t *frames, uint32
         row = &window->rows[0]; /* every table is full: the sum at least is right */
     }
     return row;
+}
+
+struct conprof_row *
+conprof_window_row(struct conprof_window *window, const uint64_t *frames, uint32_t n,
+                   struct conprof_label_record *record, uint64_t cell_id, uint32_t name_id)
+{
+    return row_or_overflow(window, stack_of(window, frames, NULL, n), record, cell_id, name_id);
+}
+
+struct conprof_row *
+conprof_window_row_at(struct conprof_window *window, const struct conprof_location *locations,
+                      uint32_t n, struct conprof_label_record *record, uint32_t name_id)
+{
+    return row_or_overflow(window, stack_of(window, NULL, locations, n), record, 0, name_id);
 }
 
 bool

@@ -99,6 +99,15 @@ struct conprof_row *conprof_window_row(struct conprof_window *window, const uint
                                        uint32_t n, struct conprof_label_record *record,
                                        uint64_t cell_id, uint32_t name_id);
 
+/* Session lock held: the same for a stack that is known as locations already. */
+struct conprof_row *conprof_window_row_at(struct conprof_window *window,
+                                          const struct conprof_location *locations, uint32_t n,
+                                          struct conprof_label_record *record, uint32_t name_id);
+
+/* Session lock held: code and line of a frame word, borrowed; the code is NULL only
+ * without memory. */
+struct conprof_location conprof_location_of(uint64_t word);
+
 /* Session lock held: adds to a row and to the total of the window. A row of NULL
  * takes nothing. */
 static inline void

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "code_registry.h"
+#include "heap.h"
 #include "lock.h"
 #include "sampler.h"
 #include "session.h"
@@ -203,7 +204,11 @@ conprof_drain_ring(struct conprof_window *window)
         else if (kind == CONPROF_RECORD_CODE) {
             conprof_code_table_add(words, n);
         }
+        else if (kind == CONPROF_RECORD_ALLOC) {
+            conprof_heap_add(window, words, n);
+        }
     }
+    conprof_heap_settle();
     if (conprof_code_table_is_full()) {
         conprof_registry_reset();
         conprof_code_table_reset();

@@ -7,6 +7,7 @@
 
 #include "compat.h"
 #include "drain.h"
+#include "heap_table.h"
 #include "lock.h"
 #include "sampler.h"
 #include "session.h"
@@ -17,11 +18,13 @@ static void
 before_fork(void)
 {
     conprof_lock();
+    conprof_heap_prefork();
 }
 
 static void
 after_fork_in_parent(void)
 {
+    conprof_heap_postfork();
     conprof_unlock();
 }
 
@@ -32,6 +35,7 @@ after_fork_in_child(void)
 {
     atomic_store(&conprof_sampler.is_active, false);
     atomic_store(&conprof_sampler.drain_tid, 0);
+    conprof_heap_postfork();
     conprof_unlock();
 }
 

@@ -13,7 +13,7 @@
  *   - does a bounded amount of work, and uses little stack: the signal stack may
  *     be the few KiB that faulthandler gives;
  *   - leaves errno as it was.
- * These functions, and those of ring, code_registry, unwind, context and safemem
+ * These functions, and those of capture, ring, code_registry, unwind, context and safemem
  * that are marked SIGNAL-SAFE in their headers, are all there is.
  *
  * Weight. A sample carries the CPU time since the thread's previous sample. If it
@@ -25,14 +25,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "capture.h"
 #include "code_registry.h"
-#include "context.h"
 #include "sampler.h"
 
 struct conprof_sampler conprof_sampler;
-
-/* Call the drain when the ring is this full. */
-#define CALL_DRAIN_AT (CONPROF_RING_WORDS / 4)
 
 /* SIGNAL-SAFE. */
 static inline void
@@ -41,9 +38,8 @@ count(_Atomic uint64_t *counter, uint64_t by)
     atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
 }
 
-/* SIGNAL-SAFE. Wakes the drain once until it has drained. */
-static void
-call_drain(void)
+void
+conprof_sampler_call_drain(void)
 {
     pid_t drain = atomic_load_explicit(&conprof_sampler.drain_tid, memory_order_relaxed);
     if (drain != 0 && !atomic_exchange(&conprof_sampler.drain_is_called, true)) {
@@ -66,7 +62,7 @@ begin(const struct draft *draft, uint32_t frames, struct conprof_ring_slot *slot
 {
     if (!conprof_ring_reserve(&conprof_sampler.ring, 1 + CONPROF_SAMPLE_FRAMES + frames, slot)) {
         count(&conprof_sampler.counters.carried_full, 1);
-        call_drain();
+        conprof_sampler_call_drain();
         return false;
     }
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CPU_NS, draft->cpu_ns);
@@ -83,8 +79,8 @@ end(const struct draft *draft, const struct conprof_ring_slot *slot)
     conprof_ring_publish(slot, CONPROF_RECORD_SAMPLE);
     count(&conprof_sampler.counters.samples, draft->events);
     count(&conprof_sampler.counters.accounted_ns, draft->cpu_ns);
-    if (conprof_ring_fill(&conprof_sampler.ring) > CALL_DRAIN_AT) {
-        call_drain();
+    if (conprof_ring_fill(&conprof_sampler.ring) > CONPROF_CALL_DRAIN_AT) {
+        conprof_sampler_call_drain();
     }
 }
 
@@ -101,59 +97,21 @@ emit_one(const struct draft *draft, uint64_t frame)
     return true;
 }
 
-/* SIGNAL-SAFE. Turns raw frames [from, to) into frame words, in place (a word in
- * `code`), dropping hidden ones. Returns the new end, or -1 when a code address
- * turned out not to be one. */
-static int
-translate(struct conprof_raw_frame *frames, uint32_t from, uint32_t to)
-{
-    uint32_t kept = from;
-    for (uint32_t i = from; i < to; i++) {
-        uintptr_t code = frames[i].code;
-        uint64_t uid = conprof_registry_uid(&conprof_sampler.ring, code);
-        if (uid == CONPROF_UID_NONE) {
-            return -1;
-        }
-        if (uid == CONPROF_UID_HIDDEN) {
-            continue;
-        }
-        /* -1, before the first instruction, becomes 0. */
-        int64_t index = (int64_t)(frames[i].instruction - code - CONPROF_CODE_FIRST_INSTRUCTION) /
-                        (int64_t)sizeof(_Py_CODEUNIT);
-        bool is_inside = index >= 0 && index < (int64_t)CONPROF_FRAME_INSTRUCTION_MASK;
-        frames[kept++].code = conprof_frame_word(uid, is_inside ? (uint64_t)index + 1 : 0);
-    }
-    return (int)kept;
-}
-
 /* SIGNAL-SAFE. Emits the walked stack. */
 static bool
 emit_stack(const struct draft *draft, struct conprof_stack *stack)
 {
-    int leaf_end = translate(stack->frames, 0, stack->leaf_count);
-    int root_end =
-        translate(stack->frames, CONPROF_LEAF_FRAMES, CONPROF_LEAF_FRAMES + stack->root_count);
-    if (leaf_end < 0 || root_end < 0) {
+    int frames = conprof_capture_translate(stack);
+    if (frames < 0) {
         count(&conprof_sampler.counters.carried_stale, 1);
         return false;
     }
-    uint32_t root_count = (uint32_t)root_end - CONPROF_LEAF_FRAMES;
-    uint32_t frames = (uint32_t)leaf_end + root_count + (stack->is_truncated ? 1 : 0);
     struct conprof_ring_slot slot;
-    if (!begin(draft, frames, &slot)) {
+    if (!begin(draft, (uint32_t)frames, &slot)) {
         return false;
     }
-    uint32_t at = 1 + CONPROF_SAMPLE_FRAMES;
-    for (int i = 0; i < leaf_end; i++) {
-        conprof_ring_put(&slot, at++, stack->frames[i].code);
-    }
-    if (stack->is_truncated) {
-        conprof_ring_put(&slot, at++, conprof_frame_word(CONPROF_UID_TRUNCATED, 0));
-        count(&conprof_sampler.counters.truncated, 1);
-    }
-    for (uint32_t i = 0; i < root_count; i++) {
-        conprof_ring_put(&slot, at++, stack->frames[CONPROF_LEAF_FRAMES + i].code);
-    }
+    conprof_capture_put(&slot, 1 + CONPROF_SAMPLE_FRAMES, stack);
+    count(&conprof_sampler.counters.truncated, stack->is_truncated ? 1 : 0);
     end(draft, &slot);
     return true;
 }
@@ -165,22 +123,6 @@ idle_frame(const struct conprof_thread *thread)
 {
     return thread->target_uid != 0 ? conprof_frame_word(thread->target_uid, 0)
                                    : conprof_frame_word(CONPROF_UID_NATIVE, thread->name_id);
-}
-
-/* SIGNAL-SAFE. Fills in the labels of the current context. */
-static void
-read_labels(const PyThreadState *ts, struct draft *draft)
-{
-    conprof_label_cell *cell = conprof_context_cell(ts);
-    if (cell == NULL) {
-        return;
-    }
-    if (atomic_load_explicit(&cell->is_provisional, memory_order_acquire)) {
-        draft->cell_id = cell->id;
-        /* Before the record is read: bind() changes the record, then looks here. */
-        atomic_store(&cell->was_sampled, true);
-    }
-    draft->record = atomic_load_explicit(&cell->record, memory_order_acquire);
 }
 
 /* SIGNAL-SAFE. Samples the calling thread, which owns `thread`. True when the
@@ -201,7 +143,7 @@ sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_
         count(&conprof_sampler.counters.subinterpreter, 1);
         return emit_one(&draft, conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0));
     }
-    read_labels(ts, &draft);
+    draft.record = conprof_capture_labels(ts, &draft.cell_id);
     switch (conprof_unwind(ts, stack_low, thread->stack_high, &thread->stack)) {
     case CONPROF_WALK_EMPTY:
         return emit_one(&draft, idle_frame(thread));
@@ -290,7 +232,7 @@ conprof_sampler_take_labelled_residue(struct conprof_thread *thread)
                           .record = conprof_labels_empty(),
                           .name_id = thread->name_id,
                           .events = 0};
-    read_labels(ts, &draft);
+    draft.record = conprof_capture_labels(ts, &draft.cell_id);
     if (emit_one(&draft, idle_frame(thread))) {
         atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);
     }

@@ -5,6 +5,9 @@
 #include "context.h"
 #include "drain.h"
 #include "fork.h"
+#include "heap.h"
+#include "heap_stacks.h"
+#include "heap_table.h"
 #include "labels.h"
 #include "lock.h"
 #include "sampler.h"
@@ -34,6 +37,26 @@ start(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *
+start_heap(PyObject *Py_UNUSED(module), PyObject *mean)
+{
+    unsigned long long bytes = PyLong_AsUnsignedLongLong(mean);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    if (bytes < 1 || bytes > CONPROF_HEAP_MAX_MEAN) {
+        PyErr_Format(PyExc_ValueError, "the mean must be 1 to %llu bytes",
+                     (unsigned long long)CONPROF_HEAP_MAX_MEAN);
+        return NULL;
+    }
+    if (!conprof_session_is_running()) {
+        PyErr_SetString(PyExc_RuntimeError, "start() comes first");
+        return NULL;
+    }
+    const char *failed = conprof_heap_start(bytes);
+    return PyUnicode_FromString(failed == NULL ? "" : failed);
 }
 
 static PyObject *
@@ -130,7 +153,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     unsigned long long untracked = conprof_threads_refused(),
                        label_sets_refused = conprof_labels_refused();
     conprof_unlock();
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsi}",                        /**/
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsIsKsKsKsKsKsKsi}",          /**/
                          "signals", (unsigned long long)c->signals,                       /**/
                          "samples", (unsigned long long)c->samples,                       /**/
                          "walks_carried", (unsigned long long)c->carried_stale,           /**/
@@ -148,6 +171,14 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
                          "label_sets", labels,                                            /**/
                          "threads_untracked", untracked,                                  /**/
                          "label_sets_refused", label_sets_refused,                        /**/
+                         "heap_blocks", (unsigned int)conprof_heap_table_used(),          /**/
+                         "heap_mean_bytes", (unsigned long long)conprof_heap.mean,        /**/
+                         "heap_samples", (unsigned long long)conprof_heap.samples,        /**/
+                         "heap_blocks_refused", (unsigned long long)conprof_heap.refused, /**/
+                         "heap_samples_lost", (unsigned long long)conprof_heap.lost,      /**/
+                         "heap_stacks_refused",
+                         (unsigned long long)conprof_heap_stacks_refused(),                /**/
+                         "heap_hooks_detached", (unsigned long long)conprof_heap.detached, /**/
                          "signal_number", conprof_sampler.signal_number);
 }
 
@@ -166,6 +197,8 @@ static PyMethodDef functions[] = {
      "start(*, rate_hz, period_s, max_stacks, tick, on_terminate)"},
     {"stop", stop, METH_NOARGS, "Take no more samples; the last window stays to be taken."},
     {"take_window", take_window, METH_NOARGS, "The window since the last call."},
+    {"start_heap", start_heap, METH_O,
+     "start_heap(mean): sample allocations; what is in the way, or ''. After start()."},
     {"wake", wake, METH_NOARGS, "Have tick() called now."},
     {"pause", pause_sampling, METH_O, "pause(flag): discard samples while true."},
     {"is_running", is_running, METH_NOARGS, "Whether a session runs in this very process."},

@@ -41,6 +41,7 @@ enum conprof_record_kind {
     CONPROF_RECORD_PAD = 1,    /* reserved, then given up; skip it */
     CONPROF_RECORD_SAMPLE = 2, /* sample.h */
     CONPROF_RECORD_CODE = 3,   /* code_registry.h */
+    CONPROF_RECORD_ALLOC = 4,  /* heap.h */
 };
 
 struct conprof_ring {

@@ -56,7 +56,7 @@ struct conprof_sampler {
     struct conprof_counters counters;
     atomic_bool is_active;           /* written by: session */
     atomic_bool is_paused;           /* written by: session */
-    _Atomic uint32_t in_handler;     /* written by: handlers; threads now inside */
+    _Atomic uint32_t in_handler;     /* written by: handlers, hooks; threads now inside */
     _Atomic pid_t drain_tid;         /* written by: drain; 0 while none runs */
     atomic_bool drain_is_called;     /* written by: handlers and drain */
     int signal_number;               /* immutable while active */
@@ -81,6 +81,12 @@ void conprof_sampler_take_residue(struct conprof_thread *thread);
 /* Like conprof_sampler_take_residue, without a walk: the labels are those that stand
  * now, the stack is what the thread was started for. */
 void conprof_sampler_take_labelled_residue(struct conprof_thread *thread);
+
+/* Call the drain when the ring is this full. */
+#define CONPROF_CALL_DRAIN_AT (CONPROF_RING_WORDS / 4)
+
+/* SIGNAL-SAFE. Wakes the drain once until it has drained. */
+void conprof_sampler_call_drain(void);
 
 /* Not in a handler. Emits CPU time without a walk: `frame` is its whole stack. */
 void conprof_sampler_emit(uint64_t frame, uint32_t name_id, uint64_t cpu_ns);

@@ -15,6 +15,7 @@
 #include "context.h"
 #include "drain.h"
 #include "fork.h"
+#include "heap.h"
 #include "lock.h"
 #include "safemem.h"
 #include "sampler.h"
@@ -185,6 +186,7 @@ struct conprof_window *
 conprof_session_take_window(void)
 {
     struct conprof_window *taken = NULL;
+    conprof_heap_check();
     Py_BEGIN_ALLOW_THREADS;
     conprof_lock();
     if (window != NULL) {
@@ -194,6 +196,7 @@ conprof_session_take_window(void)
             if (conprof_session_is_running()) {
                 charge_remainder();
                 conprof_drain_ring(window);
+                conprof_heap_charge_live(window);
             }
             conprof_window_resolve(window);
             conprof_labels_reset_bindings();
@@ -240,6 +243,7 @@ conprof_session_stop(void)
     conprof_unlock();
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     atomic_store(&conprof_sampler.is_active, false);
+    conprof_heap_stop();
     wait_for_handlers();
     conprof_lock();
     conprof_threads_clear(true);
@@ -247,6 +251,8 @@ conprof_session_stop(void)
         conprof_drain_ring(window);
         charge_remainder();
         conprof_drain_ring(window);
+        conprof_heap_charge_live(window);
+        conprof_heap_clear();
         window->end_ns = unix_ns();
     }
     conprof_unlock();
@@ -354,6 +360,7 @@ conprof_session_forget(void)
     conprof_registry_reset();
     conprof_lock();
     conprof_threads_clear(false);
+    conprof_heap_forget();
     conprof_labels_reset_bindings();
     conprof_window_free_locked(window);
     window = NULL;

@@ -1,0 +1,30 @@
+/* capture.h: where the calling thread stands and what it is labelled, in the form
+ * that records in the ring have. Shared by the CPU handler and the allocator hooks.
+ */
+#ifndef CONPROF_CAPTURE_H
+#define CONPROF_CAPTURE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "labels.h"
+#include "ring.h"
+#include "unwind.h"
+
+/* SIGNAL-SAFE. The label record of `ts`'s context (the empty one if there is none), and
+ * the id of its cell when that is provisional, else 0. `ts` is the calling thread's own
+ * state. The record stays alive while the caller counts in conprof_sampler.in_handler,
+ * and while a record in the ring names it. */
+const struct conprof_label_record *conprof_capture_labels(const PyThreadState *ts,
+                                                          uint64_t *cell_id);
+
+/* SIGNAL-SAFE. Turns the frames of a walked stack into frame words, in place (a word in
+ * `code`), dropping hidden ones. Returns how many words conprof_capture_put will write,
+ * or -1 when a code address turned out not to be one. */
+int conprof_capture_translate(struct conprof_stack *stack);
+
+/* SIGNAL-SAFE. Writes the words of a translated stack from index `at` on. */
+void conprof_capture_put(const struct conprof_ring_slot *slot, uint32_t at,
+                         const struct conprof_stack *stack);
+
+#endif

@@ -1,0 +1,260 @@
+/* heap.c: the session's side of heap.h. */
+#include "heap.h"
+
+#include <sys/types.h>
+
+#include "code_registry.h"
+#include "hash.h"
+#include "heap_hooks.h"
+#include "heap_stacks.h"
+#include "heap_table.h"
+#include "lock.h"
+#include "sampler.h"
+
+/* The mean doubles when more blocks than this are taken. */
+#define THIN_AT (CONPROF_HEAP_MAX_BLOCKS / 8 * 7)
+
+struct conprof_heap conprof_heap;
+
+/* owner: holder of the session lock */
+static uint64_t random_state = 1;
+static uint32_t window_number;
+
+/* Evenly from [0, 1). */
+static double
+draw(void)
+{
+    random_state = conprof_hash_word(random_state, UINT64_C(0xD1B54A32D192ED03)) + 1;
+    return (double)(random_state >> 11) * 0x1p-53;
+}
+
+/* A whole number whose mean is `value`: `chance` is even in [0, 1). */
+static uint64_t
+to_whole(double value, double chance)
+{
+    return (uint64_t)(value + chance);
+}
+
+void
+conprof_heap_check(void)
+{
+    if (!atomic_load(&conprof_heap.is_on) || conprof_heap_hooks_are_reached()) {
+        return;
+    }
+    atomic_fetch_add(&conprof_heap.detached, 1);
+    if (conprof_heap_hooks_install() != NULL) {
+        atomic_store(&conprof_heap.is_on, false);
+    }
+    conprof_lock();
+    conprof_heap_clear();
+    conprof_unlock();
+}
+
+const char *
+conprof_heap_start(uint64_t mean)
+{
+    if (!conprof_heap_table_init()) {
+        return "there is no memory for its table";
+    }
+    atomic_store(&conprof_heap.samples, 0);
+    atomic_store(&conprof_heap.refused, 0);
+    atomic_store(&conprof_heap.lost, 0);
+    atomic_store(&conprof_heap.detached, 0);
+    atomic_store(&conprof_heap.mean, mean);
+    const char *failed = conprof_heap_hooks_install();
+    atomic_store(&conprof_heap.is_on, failed == NULL);
+    return failed;
+}
+
+void
+conprof_heap_stop(void)
+{
+    if (atomic_exchange(&conprof_heap.is_on, false)) {
+        conprof_heap_hooks_remove();
+    }
+}
+
+/* Session lock held. */
+static void
+let_go(struct conprof_heap_block *block)
+{
+    if (block->is_known) {
+        conprof_heap_stacks_release(block->stack);
+        conprof_labels_release(block->record);
+        block->is_known = false;
+    }
+}
+
+void
+conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t n)
+{
+    if (n <= CONPROF_ALLOC_FRAMES) {
+        return;
+    }
+    struct conprof_label_record *record =
+        (struct conprof_label_record *)(uintptr_t)words[CONPROF_ALLOC_RECORD];
+    const struct conprof_thread *thread =
+        conprof_threads_find((pid_t)(words[CONPROF_ALLOC_THREAD] >> 1));
+    uint32_t name_id = thread == NULL ? 0 : thread->name_id;
+    const uint64_t *frames = words + CONPROF_ALLOC_FRAMES;
+    uint64_t native = conprof_frame_word(CONPROF_UID_NATIVE, name_id);
+    n -= CONPROF_ALLOC_FRAMES;
+    if (n == 1 && frames[0] >> CONPROF_FRAME_INSTRUCTION_BITS == CONPROF_UID_NATIVE) {
+        frames = &native;
+    }
+    size_t bytes = words[CONPROF_ALLOC_BYTES];
+    if ((words[CONPROF_ALLOC_THREAD] & 1) == 0) {
+        double stands_for = 1 / conprof_heap_probability(bytes, (double)words[CONPROF_ALLOC_MEAN]);
+        struct conprof_row *row =
+            conprof_window_row(window, frames, n, record, words[CONPROF_ALLOC_CELL], name_id);
+        conprof_window_charge(window, row, CONPROF_COLUMN_ALLOC_OBJECTS,
+                              to_whole(stands_for, draw()));
+        conprof_window_charge(window, row, CONPROF_COLUMN_ALLOC_BYTES,
+                              to_whole(stands_for * (double)bytes, draw()));
+    }
+    if (words[CONPROF_ALLOC_BLOCK] < CONPROF_HEAP_MAX_BLOCKS) {
+        struct conprof_heap_block *block =
+            conprof_heap_block_at((uint32_t)words[CONPROF_ALLOC_BLOCK]);
+        conprof_labels_acquire(record);
+        block->stack = conprof_heap_stacks_intern(frames, n);
+        block->record = record;
+        block->cell_id = words[CONPROF_ALLOC_CELL];
+        block->name_id = (uint16_t)name_id;
+        block->window = window_number;
+        block->is_known = true;
+    }
+}
+
+/* Both locks held. Has a block no longer followed. */
+static void
+drop(uint32_t index)
+{
+    uintptr_t address =
+        atomic_load_explicit(&conprof_heap_block_at(index)->address, memory_order_relaxed);
+    /* One that a hook holds in its hands, between detach and attach, is not in the table. */
+    if (address != 0 && conprof_heap_table_detach(address) == index) {
+        conprof_heap_table_release(index);
+    }
+}
+
+/* Session lock held. Doubles the mean; what the larger mean would not have sampled is
+ * followed no more. */
+static void
+thin(void)
+{
+    conprof_heap_lock();
+    uint64_t mean = atomic_load(&conprof_heap.mean);
+    for (uint32_t i = 0; i < conprof_heap_table_top(); i++) {
+        struct conprof_heap_block *block = conprof_heap_block_at(i);
+        if (draw() * conprof_heap_probability(block->bytes, (double)mean) >=
+            conprof_heap_probability(block->bytes, (double)mean * 2)) {
+            drop(i);
+        }
+    }
+    atomic_store(&conprof_heap.mean, mean * 2);
+    conprof_heap_unlock();
+}
+
+/* Session lock held. */
+static void
+recycle_released(void)
+{
+    conprof_heap_lock();
+    uint32_t at = conprof_heap_table_take_released();
+    conprof_heap_unlock();
+    uint32_t kept = CONPROF_HEAP_NO_BLOCK, done = CONPROF_HEAP_NO_BLOCK;
+    while (at != CONPROF_HEAP_NO_BLOCK) {
+        struct conprof_heap_block *block = conprof_heap_block_at(at);
+        uint32_t next = block->next;
+        /* Its sample may stand in the ring behind one that is not published yet. */
+        uint32_t *list = block->is_known ? &done : &kept;
+        let_go(block);
+        block->next = *list;
+        *list = at;
+        at = next;
+    }
+    conprof_heap_lock();
+    for (uint32_t next; done != CONPROF_HEAP_NO_BLOCK; done = next) {
+        next = conprof_heap_block_at(done)->next;
+        conprof_heap_table_recycle(done);
+    }
+    for (uint32_t next; kept != CONPROF_HEAP_NO_BLOCK; kept = next) {
+        next = conprof_heap_block_at(kept)->next;
+        conprof_heap_table_release(kept);
+    }
+    conprof_heap_unlock();
+}
+
+void
+conprof_heap_settle(void)
+{
+    if (conprof_heap_table_top() == 0) {
+        return;
+    }
+    recycle_released();
+    while (conprof_heap_table_used() > THIN_AT &&
+           atomic_load(&conprof_heap.mean) < CONPROF_HEAP_MAX_MEAN &&
+           atomic_load(&conprof_heap.is_on)) {
+        uint32_t before = conprof_heap_table_used();
+        thin();
+        recycle_released();
+        if (conprof_heap_table_used() == before) {
+            break; /* their samples stand in the ring */
+        }
+    }
+}
+
+void
+conprof_heap_charge_live(struct conprof_window *window)
+{
+    double mean = (double)atomic_load(&conprof_heap.mean);
+    window_number++;
+    for (uint32_t i = 0; i < conprof_heap_table_top(); i++) {
+        struct conprof_heap_block *block = conprof_heap_block_at(i);
+        uintptr_t address = atomic_load_explicit(&block->address, memory_order_relaxed);
+        if (address == 0 || !block->is_known || block->stack == NULL) {
+            continue;
+        }
+        struct conprof_label_record *bound =
+            block->cell_id == 0 ? NULL : conprof_labels_binding(block->cell_id);
+        if (bound != NULL) {
+            conprof_labels_acquire(bound);
+            conprof_labels_release(block->record);
+            block->record = bound;
+            block->cell_id = 0;
+        }
+        struct conprof_row *row = conprof_window_row_at(
+            window, block->stack->locations, block->stack->length, block->record, block->name_id);
+        double stands_for = 1 / conprof_heap_probability(block->bytes, mean);
+        /* The same in every window, so that a difference of two shows no rounding. */
+        double chance = (double)(conprof_hash_word(i, address) >> 11) * 0x1p-53;
+        conprof_window_charge(window, row, CONPROF_COLUMN_INUSE_OBJECTS,
+                              to_whole(stands_for, chance));
+        conprof_window_charge(window, row, CONPROF_COLUMN_INUSE_BYTES,
+                              to_whole(stands_for * (double)block->bytes, chance));
+    }
+}
+
+void
+conprof_heap_clear(void)
+{
+    conprof_heap_lock();
+    for (uint32_t i = 0; i < conprof_heap_table_top(); i++) {
+        drop(i);
+    }
+    conprof_heap_unlock();
+    recycle_released();
+}
+
+void
+conprof_heap_forget(void)
+{
+    conprof_heap_stop();
+    for (uint32_t i = 0; i < conprof_heap_table_top(); i++) {
+        let_go(conprof_heap_block_at(i));
+    }
+    conprof_heap_lock();
+    conprof_heap_table_reset();
+    conprof_heap_unlock();
+    window_number = 0;
+}

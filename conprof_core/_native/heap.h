@@ -1,0 +1,95 @@
+/* heap.h: sampled allocations: what was allocated in a window, and what is alive now.
+ *
+ * Method. Allocated bytes are a line on which sample points lie at random, `mean` bytes
+ * apart (a Poisson process): each thread counts down the distance to its next point, drawn
+ * from the exponential distribution. A block of s bytes that holds a point is sampled;
+ * that happens with probability P(s) = 1 - exp(-s / mean), whatever came before. So a
+ * sampled block stands for 1 / P(s) blocks and s / P(s) bytes: the estimator of Horvitz and
+ * Thompson (1952), as tcmalloc and Go's runtime/pprof (scaleHeapSample) use it. Nothing
+ * else about a block matters, so sums are unbiased for every mixture of sizes, and a block
+ * may be taken out of the sample later with probability 1 - P'(s) / P(s): then the sample
+ * is one of the larger mean. That is what happens when the table of live blocks fills.
+ *
+ * Invariants
+ *   - A hook calls no Python API that allocates or changes anything, takes no lock but the
+ *     heap lock (and the session lock when the ring is full), and waits for nobody who may
+ *     want the GIL.
+ *   - A live block is in the heap table before its address is known to anybody, and out of
+ *     it before the allocator gets its memory back. So a live block is never counted as
+ *     freed, and a freed one never as live, whatever thread frees it.
+ *   - Each allocation counts once, in the domain that was called: what pymalloc passes on
+ *     to RAW is not counted again (`inside`).
+ *   - A sample travels through the ring like a CPU sample: label records stay alive by the
+ *     rules of labels.h. The session side alone keeps counted references to them.
+ *   - The result of every call is the next allocator's, bit for bit, and errno is kept.
+ *
+ * heap_hooks.c is what runs inside the allocator, heap_table.c finds live blocks by
+ * address, heap_stacks.c keeps their stacks, heap.c fills windows.
+ */
+#ifndef CONPROF_HEAP_H
+#define CONPROF_HEAP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "aggregate.h"
+
+/* The mean stops doubling here: 64 GiB. */
+#define CONPROF_HEAP_MAX_MEAN (UINT64_C(1) << 36)
+
+/* Words of an allocation record behind its header; then one word a frame, leaf first. */
+enum conprof_alloc_word {
+    CONPROF_ALLOC_BLOCK,  /* index in the heap table, or CONPROF_HEAP_NO_BLOCK */
+    CONPROF_ALLOC_CELL,   /* id of a provisional label cell, or 0 */
+    CONPROF_ALLOC_RECORD, /* struct conprof_label_record * */
+    CONPROF_ALLOC_THREAD, /* kernel's thread id << 1 | sampling was paused */
+    CONPROF_ALLOC_BYTES,
+    CONPROF_ALLOC_MEAN, /* of the draw that chose it, in bytes */
+    CONPROF_ALLOC_FRAMES,
+};
+
+struct conprof_heap {
+    atomic_bool is_on;     /* written by: session, with the GIL */
+    _Atomic uint64_t mean; /* bytes; written by: session, holder of both locks */
+    /* Counters since the session began. written by: hooks, relaxed */
+    _Atomic uint64_t samples;  /* blocks sampled */
+    _Atomic uint64_t refused;  /* sampled blocks not followed: the table was full */
+    _Atomic uint64_t lost;     /* blocks that would have been sampled: no room in the ring */
+    _Atomic uint64_t detached; /* times that somebody took our hooks away */
+};
+
+extern struct conprof_heap conprof_heap;
+
+/* Any thread. The probability that a block of so many bytes is sampled. */
+double conprof_heap_probability(size_t bytes, double mean);
+
+/* GIL held. Hooks the allocators. NULL, or what is in the way; then nothing has changed. */
+const char *conprof_heap_start(uint64_t mean);
+
+/* GIL held. No allocation is sampled after the return. What is alive is still known: charge
+ * it to the last window, then forget it. */
+void conprof_heap_stop(void);
+
+/* GIL held, at the end of a window: do allocations still come to our hooks? If somebody has
+ * put the allocators back that we found, hooks them again and forgets all live blocks:
+ * their end may have been missed. */
+void conprof_heap_check(void);
+
+/* Session lock held. Takes in an allocation record (`words` behind the header). */
+void conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t n);
+
+/* Session lock held, after the ring was drained. Lets go of what was freed, and thins the
+ * table when it fills. */
+void conprof_heap_settle(void);
+
+/* Session lock held, before bindings are reset. Charges every live block to its row. */
+void conprof_heap_charge_live(struct conprof_window *window);
+
+/* Session lock held. Forgets all live blocks. */
+void conprof_heap_clear(void);
+
+/* GIL held, in the child of a fork, alone, session lock held: off and empty. */
+void conprof_heap_forget(void);
+
+#endif

@@ -1,0 +1,506 @@
+/* heap_hooks.c: see heap_hooks.h and the invariants in heap.h.
+ *
+ * Everything above the line "install and remove" runs inside the allocator: with the GIL
+ * or, in the RAW domain, without; in any thread, at any depth, during garbage collection and
+ * after Python was finalized. Our CPU handler may interrupt it anywhere and shares nothing
+ * with it but the ring, which is made for that.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include "heap_hooks.h"
+
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "capture.h"
+#include "code_registry.h"
+#include "heap.h"
+#include "heap_table.h"
+#include "sampler.h"
+#include "session.h"
+
+#define LIKELY(condition) __builtin_expect(!!(condition), 1)
+
+/* pymalloc passes larger requests on to RAW (SMALL_REQUEST_THRESHOLD is 512 in
+ * Objects/obmalloc.c; the debug hooks add up to 32 bytes). */
+#define SMALL_BYTES 480u
+
+/* While off, a thread looks up at this distance. */
+#define IDLE_BYTES 65536
+
+enum domain { RAW, MEM, OBJ, DOMAINS };
+static const PyMemAllocatorDomain python_domains[DOMAINS] = {
+    [RAW] = PYMEM_DOMAIN_RAW, [MEM] = PYMEM_DOMAIN_MEM, [OBJ] = PYMEM_DOMAIN_OBJ};
+
+/* Whom our hooks call. A chain never changes once it is published: a thread may stand
+ * between two loads. */
+struct chain {
+    PyMemAllocatorEx next[DOMAINS];
+};
+#define MAX_CHAINS 16
+static struct chain chains[MAX_CHAINS];
+static uint32_t chain_count;          /* owner: GIL holder */
+static _Atomic(struct chain *) chain; /* written by: GIL holder */
+static bool is_installed;             /* owner: GIL holder; ours are in front, or below others */
+
+/* owner: its thread. Zero in a new thread. */
+static __thread struct {
+    int64_t left;    /* bytes to the next sample point; below 0 while a hook works it out */
+    uint32_t inside; /* depth of calls to the next allocator that may come back as RAW */
+    bool is_probing; /* the next allocation shall only say that it came */
+    double mean;     /* of the draw behind `left`; 0: none yet */
+    uint64_t random; /* xorshift64*; 0: not seeded */
+} own __attribute__((tls_model("initial-exec")));
+
+/* ---- the sample ---- */
+
+double
+conprof_heap_probability(size_t bytes, double mean)
+{
+    return -expm1(-(double)bytes / mean);
+}
+
+/* Evenly from (0, 1]. */
+static double
+draw(void)
+{
+    if (own.random == 0) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        own.random = ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uintptr_t)&own ^
+                      (uint64_t)getpid() << 40) *
+                         UINT64_C(0x9E3779B97F4A7C15) |
+                     1;
+    }
+    own.random ^= own.random >> 12;
+    own.random ^= own.random << 25;
+    own.random ^= own.random >> 27;
+    return (double)((own.random * UINT64_C(0x2545F4914F6CDD1D) >> 11) + 1) * 0x1p-53;
+}
+
+/* Where the calling thread stands: how many words conprof_capture_put writes of `stack`, or
+ * 0 and one synthetic word in `word`. */
+static uint32_t
+walk(const PyThreadState *ts, struct conprof_stack *stack, uint64_t *word)
+{
+    /* The drain knows the thread's name. */
+    *word = conprof_frame_word(CONPROF_UID_NATIVE, 0);
+    if (ts == NULL) {
+        return 0;
+    }
+    if (ts->interp != conprof_sampler.interpreter) {
+        *word = conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0);
+        return 0;
+    }
+    enum conprof_walk result = conprof_unwind(ts, 0, 0, stack);
+    if (result == CONPROF_WALK_EMPTY) {
+        return 0;
+    }
+    int frames = result == CONPROF_WALK_OK ? conprof_capture_translate(stack) : -1;
+    if (frames > 0) {
+        return (uint32_t)frames;
+    }
+    *word = conprof_frame_word(CONPROF_UID_UNWALKABLE, 0);
+    return 0;
+}
+
+static bool
+reserve(uint32_t words, struct conprof_ring_slot *slot)
+{
+    if (conprof_ring_reserve(&conprof_sampler.ring, words, slot)) {
+        return true;
+    }
+    /* Only when memory is allocated faster than the drain gets a turn. Whoever holds the
+     * session lock waits for no GIL, so this ends. */
+    conprof_session_drain();
+    return conprof_ring_reserve(&conprof_sampler.ring, words, slot);
+}
+
+/* Enters the block, unless it drops out because the mean has grown since its point was
+ * drawn. A subinterpreter's blocks are not followed: its arenas vanish as a whole. */
+static bool
+follow(uintptr_t address, size_t bytes, bool is_followed, double *mean, uint32_t *block)
+{
+    double drawn = own.mean, chance = draw();
+    bool is_kept = true;
+    *block = CONPROF_HEAP_NO_BLOCK;
+    conprof_heap_lock();
+    double now = (double)atomic_load_explicit(&conprof_heap.mean, memory_order_relaxed);
+    if (now > drawn) {
+        is_kept =
+            chance * conprof_heap_probability(bytes, drawn) <= conprof_heap_probability(bytes, now);
+        drawn = now;
+    }
+    if (is_kept && is_followed) {
+        *block = conprof_heap_table_add(address, bytes);
+    }
+    conprof_heap_unlock();
+    *mean = drawn;
+    if (is_kept && is_followed && *block == CONPROF_HEAP_NO_BLOCK) {
+        atomic_fetch_add_explicit(&conprof_heap.refused, 1, memory_order_relaxed);
+    }
+    return is_kept;
+}
+
+static void
+emit(uintptr_t address, size_t bytes)
+{
+    struct conprof_stack stack;
+    uint64_t word, cell_id = 0;
+    const struct conprof_label_record *record = conprof_labels_empty();
+    const PyThreadState *ts = conprof_own_thread_state();
+    bool is_main = ts == NULL || ts->interp == conprof_sampler.interpreter;
+    uint32_t frames = walk(ts, &stack, &word);
+    if (ts != NULL && is_main) {
+        record = conprof_capture_labels(ts, &cell_id);
+    }
+    struct conprof_ring_slot slot;
+    if (!reserve(1 + CONPROF_ALLOC_FRAMES + (frames > 0 ? frames : 1), &slot)) {
+        atomic_fetch_add_explicit(&conprof_heap.lost, 1, memory_order_relaxed);
+        return;
+    }
+    double mean;
+    uint32_t block;
+    if (!follow(address, bytes, is_main, &mean, &block)) {
+        conprof_ring_publish(&slot, CONPROF_RECORD_PAD);
+        return;
+    }
+    bool is_paused = atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BLOCK, block);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_CELL, cell_id);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_RECORD, (uint64_t)(uintptr_t)record);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_THREAD,
+                     (uint64_t)syscall(SYS_gettid) << 1 | is_paused);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BYTES, bytes);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_MEAN, (uint64_t)mean);
+    if (frames > 0) {
+        conprof_capture_put(&slot, 1 + CONPROF_ALLOC_FRAMES, &stack);
+    }
+    else {
+        conprof_ring_put(&slot, 1 + CONPROF_ALLOC_FRAMES, word);
+    }
+    conprof_ring_publish(&slot, CONPROF_RECORD_ALLOC);
+    atomic_fetch_add_explicit(&conprof_heap.samples, 1, memory_order_relaxed);
+    if (conprof_ring_fill(&conprof_sampler.ring) > CONPROF_CALL_DRAIN_AT ||
+        conprof_heap_table_used() > CONPROF_HEAP_MAX_BLOCKS / 8 * 7) {
+        conprof_sampler_call_drain();
+    }
+}
+
+/* A block of `bytes` bytes reached the next sample point, or there is none yet. */
+static __attribute__((noinline)) void
+reached(uintptr_t address, size_t bytes)
+{
+    if (own.is_probing) {
+        own.is_probing = false;
+        return;
+    }
+    int saved_errno = errno;
+    /* As in the CPU handler: stop() clears is_active and waits for in_handler to be 0, and
+     * label records in limbo stay while it is not. */
+    atomic_fetch_add(&conprof_sampler.in_handler, 1);
+    if (!atomic_load(&conprof_heap.is_on) || !atomic_load(&conprof_sampler.is_active)) {
+        own.left = IDLE_BYTES;
+        own.mean = 0;
+    }
+    else {
+        double mean = (double)atomic_load_explicit(&conprof_heap.mean, memory_order_relaxed);
+        if (own.mean == 0) {
+            own.mean = mean;
+            own.left = (int64_t)(-log(draw()) * mean) - (int64_t)bytes;
+        }
+        if (own.left < 0) {
+            if (!conprof_heap_is_forking()) {
+                emit(address, bytes);
+            }
+            own.mean = mean;
+            own.left = (int64_t)(-log(draw()) * mean);
+        }
+    }
+    atomic_fetch_sub(&conprof_sampler.in_handler, 1);
+    errno = saved_errno;
+}
+
+static inline void
+count(void *block, size_t bytes)
+{
+    own.left -= (int64_t)bytes;
+    if (!LIKELY(own.left >= 0)) {
+        reached((uintptr_t)block, bytes);
+    }
+}
+
+/* ---- the hooks ---- */
+
+static inline const PyMemAllocatorEx *
+next_of(enum domain domain)
+{
+    return &atomic_load_explicit(&chain, memory_order_acquire)->next[domain];
+}
+
+static __attribute__((noinline)) void *
+allocate(const PyMemAllocatorEx *next, size_t bytes)
+{
+    own.inside++;
+    void *block = next->malloc(next->ctx, bytes);
+    own.inside--;
+    if (block != NULL) {
+        count(block, bytes);
+    }
+    return block;
+}
+
+static void *
+allocate_zeroed(const PyMemAllocatorEx *next, size_t elements, size_t size)
+{
+    size_t bytes;
+    own.inside++;
+    void *block = next->calloc(next->ctx, elements, size);
+    own.inside--;
+    if (block != NULL && !__builtin_mul_overflow(elements, size, &bytes)) {
+        count(block, bytes);
+    }
+    return block;
+}
+
+/* Free and allocate in one. If the next allocator cannot, the old block lives on. */
+static void *
+reallocate(const PyMemAllocatorEx *next, void *old, size_t bytes)
+{
+    uint32_t known = CONPROF_HEAP_NO_BLOCK;
+    if (!LIKELY(!conprof_heap_may_know(old))) {
+        conprof_heap_lock();
+        known = conprof_heap_table_detach((uintptr_t)old);
+        conprof_heap_unlock();
+    }
+    own.inside++;
+    void *block = next->realloc(next->ctx, old, bytes);
+    own.inside--;
+    if (known != CONPROF_HEAP_NO_BLOCK) {
+        conprof_heap_lock();
+        if (block == NULL) {
+            conprof_heap_table_attach(known);
+        }
+        else {
+            conprof_heap_table_release(known);
+        }
+        conprof_heap_unlock();
+    }
+    if (block != NULL) {
+        count(block, bytes);
+    }
+    return block;
+}
+
+static __attribute__((noinline)) void
+forget(void *block)
+{
+    conprof_heap_lock();
+    uint32_t known = conprof_heap_table_detach((uintptr_t)block);
+    if (known != CONPROF_HEAP_NO_BLOCK) {
+        conprof_heap_table_release(known);
+    }
+    conprof_heap_unlock();
+}
+
+static inline void
+release(enum domain domain, void *block)
+{
+    if (!LIKELY(!conprof_heap_may_know(block))) {
+        forget(block);
+    }
+    const PyMemAllocatorEx *next = next_of(domain);
+    next->free(next->ctx, block);
+}
+
+/* MEM and OBJ: called with the GIL (of the calling interpreter). */
+#define HOOKS(name, DOMAIN)                                                                        \
+    static void *name##_malloc(void *Py_UNUSED(ctx), size_t bytes)                                 \
+    {                                                                                              \
+        const PyMemAllocatorEx *next = next_of(DOMAIN);                                            \
+        if (LIKELY(bytes <= SMALL_BYTES)) {                                                        \
+            own.left -= (int64_t)bytes;                                                            \
+            if (LIKELY(own.left >= 0)) {                                                           \
+                return next->malloc(next->ctx, bytes);                                             \
+            }                                                                                      \
+            own.left += (int64_t)bytes;                                                            \
+        }                                                                                          \
+        return allocate(next, bytes);                                                              \
+    }                                                                                              \
+    static void *name##_calloc(void *Py_UNUSED(ctx), size_t elements, size_t size)                 \
+    {                                                                                              \
+        return allocate_zeroed(next_of(DOMAIN), elements, size);                                   \
+    }                                                                                              \
+    static void *name##_realloc(void *Py_UNUSED(ctx), void *block, size_t bytes)                   \
+    {                                                                                              \
+        return reallocate(next_of(DOMAIN), block, bytes);                                          \
+    }                                                                                              \
+    static void name##_free(void *Py_UNUSED(ctx), void *block)                                     \
+    {                                                                                              \
+        release(DOMAIN, block);                                                                    \
+    }
+
+HOOKS(mem, MEM)
+HOOKS(obj, OBJ)
+
+/* RAW: called with or without the GIL, also by the allocators below our other hooks. */
+static void *
+raw_malloc(void *Py_UNUSED(ctx), size_t bytes)
+{
+    const PyMemAllocatorEx *next = next_of(RAW);
+    return own.inside > 0 ? next->malloc(next->ctx, bytes) : allocate(next, bytes);
+}
+
+static void *
+raw_calloc(void *Py_UNUSED(ctx), size_t elements, size_t size)
+{
+    const PyMemAllocatorEx *next = next_of(RAW);
+    return own.inside > 0 ? next->calloc(next->ctx, elements, size)
+                          : allocate_zeroed(next, elements, size);
+}
+
+static void *
+raw_realloc(void *Py_UNUSED(ctx), void *block, size_t bytes)
+{
+    const PyMemAllocatorEx *next = next_of(RAW);
+    return own.inside > 0 ? next->realloc(next->ctx, block, bytes) : reallocate(next, block, bytes);
+}
+
+static void
+raw_free(void *Py_UNUSED(ctx), void *block)
+{
+    release(RAW, block);
+}
+
+/* ---- install and remove: with the GIL ---- */
+
+static const PyMemAllocatorEx hooks[DOMAINS] = {
+    [RAW] = {NULL, raw_malloc, raw_calloc, raw_realloc, raw_free},
+    [MEM] = {NULL, mem_malloc, mem_calloc, mem_realloc, mem_free},
+    [OBJ] = {NULL, obj_malloc, obj_calloc, obj_realloc, obj_free},
+};
+
+static void
+get(PyMemAllocatorEx now[DOMAINS])
+{
+    for (int i = 0; i < DOMAINS; i++) {
+        PyMem_GetAllocator(python_domains[i], &now[i]);
+    }
+}
+
+static bool
+is_same(const PyMemAllocatorEx *a, const PyMemAllocatorEx *b)
+{
+    return a->ctx == b->ctx && a->malloc == b->malloc && a->calloc == b->calloc &&
+           a->realloc == b->realloc && a->free == b->free;
+}
+
+static void
+put_in_front(void)
+{
+    const struct chain *now = atomic_load(&chain);
+    for (int i = 0; i < DOMAINS; i++) {
+        PyMemAllocatorEx ours = hooks[i];
+        ours.ctx = now->next[i].ctx;
+        PyMem_SetAllocator(python_domains[i], &ours);
+    }
+    is_installed = true;
+}
+
+bool
+conprof_heap_hooks_are_reached(void)
+{
+    bool is_reached = true;
+    for (int i = 0; i < DOMAINS; i++) {
+        own.is_probing = true;
+        own.left = -1;
+        if (i == RAW) {
+            PyMem_RawFree(PyMem_RawMalloc(16));
+        }
+        else if (i == MEM) {
+            PyMem_Free(PyMem_Malloc(16));
+        }
+        else {
+            PyObject_Free(PyObject_Malloc(16));
+        }
+        is_reached = is_reached && !own.is_probing;
+        own.is_probing = false;
+    }
+    own.left = 0;
+    own.mean = 0;
+    return is_reached;
+}
+
+/* The chain of these allocators, made if need be; NULL when too many different ones have
+ * been seen. */
+static struct chain *
+chain_of(const PyMemAllocatorEx next[DOMAINS])
+{
+    for (uint32_t i = 0; i < chain_count; i++) {
+        bool is_equal = true;
+        for (int domain = 0; domain < DOMAINS; domain++) {
+            is_equal = is_equal && is_same(&chains[i].next[domain], &next[domain]);
+        }
+        if (is_equal) {
+            return &chains[i];
+        }
+    }
+    if (chain_count == MAX_CHAINS) {
+        return NULL;
+    }
+    memcpy(chains[chain_count].next, next, sizeof chains[0].next);
+    return &chains[chain_count++];
+}
+
+const char *
+conprof_heap_hooks_install(void)
+{
+    PyMemAllocatorEx now[DOMAINS];
+    get(now);
+    if (is_installed) {
+        if (conprof_heap_hooks_are_reached()) {
+            return NULL;
+        }
+        /* Somebody put back what we had found. To go in front of anything else could close
+         * a circle: ours may still be below it. */
+        for (int i = 0; i < DOMAINS; i++) {
+            if (!is_same(&now[i], &atomic_load(&chain)->next[i])) {
+                return "another tool has replaced the memory allocators";
+            }
+        }
+    }
+    else {
+        struct chain *found = chain_of(now);
+        if (found == NULL) {
+            return "the memory allocators were replaced too often";
+        }
+        atomic_store(&chain, found);
+    }
+    put_in_front();
+    if (conprof_heap_hooks_are_reached()) {
+        return NULL;
+    }
+    conprof_heap_hooks_remove();
+    return "allocations do not reach the hooks";
+}
+
+void
+conprof_heap_hooks_remove(void)
+{
+    PyMemAllocatorEx now[DOMAINS];
+    get(now);
+    for (int i = 0; i < DOMAINS; i++) {
+        if (now[i].malloc != hooks[i].malloc || now[i].free != hooks[i].free) {
+            return;
+        }
+    }
+    for (int i = 0; is_installed && i < DOMAINS; i++) {
+        PyMem_SetAllocator(python_domains[i], &atomic_load(&chain)->next[i]);
+    }
+    is_installed = false;
+}
