@@ -32,6 +32,7 @@ class Config:
     period: float
     cpu_profile_rate: int
     profile_types: tuple[ProfileType, ...]
+    heap_sample_bytes: int
     labels: Mapping[str, str]
     agent_socket: str
     server_id: str | None
@@ -87,7 +88,8 @@ class Config:
     @property
     def measured(self) -> Measured:
         """What names and periods on the wire depend on."""
-        return Measured(self.cpu_profile_rate, tuple(str(kind) for kind in self.profile_types))
+        types = tuple(str(kind) for kind in self.profile_types)
+        return Measured(self.cpu_profile_rate, types, self.heap_sample_bytes)
 
     def destinations(self) -> tuple[exporters.Destination, ...]:
         """Return where windows go, in the order of ``export_to``; by default the agent."""

@@ -42,3 +42,6 @@ EXIT_FLUSH_S: Final = 2.0
 
 MIN_RATE_HZ: Final = 1
 MAX_RATE_HZ: Final = 1_000
+
+MIN_HEAP_SAMPLE_BYTES: Final = 1_024
+MAX_HEAP_SAMPLE_BYTES: Final = 1 << 30

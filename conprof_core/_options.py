@@ -14,7 +14,12 @@ from typing import Any, Final, NamedTuple
 
 from conprof_core import exporters
 from conprof_core._engine import ENGINES
-from conprof_core._limits import MAX_RATE_HZ, MIN_RATE_HZ
+from conprof_core._limits import (
+    MAX_HEAP_SAMPLE_BYTES,
+    MAX_RATE_HZ,
+    MIN_HEAP_SAMPLE_BYTES,
+    MIN_RATE_HZ,
+)
 from conprof_core.errors import ConfigError
 
 __all__ = ["OPTIONS", "OPTION_NAMED", "Option", "ProfileType", "default_agent_socket"]
@@ -24,6 +29,7 @@ class ProfileType(StrEnum):
     """What is measured. Engines offer more types in later versions."""
 
     CPU = "cpu"
+    HEAP = "heap"
 
 
 AGENT_SOCKET_FORMS: Final = (
@@ -68,6 +74,17 @@ def _seconds(low: float, high: float) -> Callable[[str, object], float]:
 def _rate(option: str, value: object) -> int:
     allowed = f"allowed is a whole number of Hz from {MIN_RATE_HZ} to {MAX_RATE_HZ}"
     number = _number(option, value, allowed, MIN_RATE_HZ, MAX_RATE_HZ)
+    if number != int(number):
+        raise ConfigError(option, value, allowed)
+    return int(number)
+
+
+def _bytes(option: str, value: object) -> int:
+    allowed = (
+        f"allowed is a whole number of bytes from {MIN_HEAP_SAMPLE_BYTES} to "
+        f"{MAX_HEAP_SAMPLE_BYTES}"
+    )
+    number = _number(option, value, allowed, MIN_HEAP_SAMPLE_BYTES, MAX_HEAP_SAMPLE_BYTES)
     if number != int(number):
         raise ConfigError(option, value, allowed)
     return int(number)
@@ -255,6 +272,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         _profile_types,
         "what is measured",
         default=(ProfileType.CPU,),
+    ),
+    Option(
+        "heap_sample_bytes",
+        ("CONPROF_HEAP_SAMPLE_BYTES",),
+        _bytes,
+        "allocated bytes between two samples, on average",
+        default=512 * 1024,
     ),
     Option(
         "labels",

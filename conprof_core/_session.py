@@ -12,6 +12,7 @@ from conprof_core._config import Config
 from conprof_core._engine import Engine, EngineSettings, Row
 from conprof_core._limits import EXIT_FLUSH_S, MAX_STACKS
 from conprof_core._loop import Loop
+from conprof_core._options import ProfileType
 from conprof_core._process import Process
 from conprof_core.exporters import Exporter
 
@@ -64,6 +65,7 @@ class Session:
             period_s=config.cpu_duration,
             max_stacks=MAX_STACKS,
             on_terminate=self._on_terminate,
+            heap_bytes=config.heap_sample_bytes if ProfileType.HEAP in config.profile_types else 0,
         )
         self.loop.begin()
         self.engine.start(settings, self.loop.tick)

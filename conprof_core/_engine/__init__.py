@@ -80,12 +80,15 @@ class EngineSettings(NamedTuple):
         max_stacks: distinct rows kept in one window.
         on_terminate: called once, from a background thread, when SIGTERM ends the process and
             nobody else handles it. Bounded by ``EXIT_FLUSH_S``; never raises.
+        heap_bytes: mean distance of two samples of allocated memory, in bytes; 0: allocations are
+            not sampled.
     """
 
     rate_hz: int
     period_s: float
     max_stacks: int
     on_terminate: Callable[[], None]
+    heap_bytes: int = 0
 
 
 class EngineWindow(Protocol):

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from conprof_core import _log
 from conprof_core._engine import EngineUnavailable, Row
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ _COUNTERS_PER_WINDOW = (
     "subinterpreter_samples",
     "threads_untracked",
     "label_sets_refused",
+    "heap_blocks_refused",
+    "heap_samples_lost",
+    "heap_stacks_refused",
+    "heap_hooks_detached",
 )
 
 
@@ -96,6 +101,10 @@ class NativeEngine:
             on_terminate=settings.on_terminate,
         )
         self._before = {}
+        if settings.heap_bytes:
+            failed = self._native.start_heap(settings.heap_bytes)
+            if failed:
+                _log.log(_log.ERROR, "heap", f"allocations are not profiled: {failed}")
         self._hook_threads()
         for thread in threading.enumerate():
             if thread.native_id is not None:

@@ -59,6 +59,10 @@ class PortableEngine:
         if self._running:
             return
         self._settings = settings
+        if settings.heap_bytes:
+            _log.log(
+                _log.ERROR, "heap", "allocations are not profiled: this is the native engine's"
+            )
         self._tick = tick
         self._paused = False
         _tracking.start(context_var)

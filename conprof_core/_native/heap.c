@@ -50,16 +50,22 @@ conprof_heap_check(void)
     conprof_unlock();
 }
 
+void
+conprof_heap_reset_counters(void)
+{
+    atomic_store(&conprof_heap.samples, 0);
+    atomic_store(&conprof_heap.refused, 0);
+    atomic_store(&conprof_heap.lost, 0);
+    atomic_store(&conprof_heap.detached, 0);
+    atomic_store(&conprof_heap.stacks_refused, 0);
+}
+
 const char *
 conprof_heap_start(uint64_t mean)
 {
     if (!conprof_heap_table_init()) {
         return "there is no memory for its table";
     }
-    atomic_store(&conprof_heap.samples, 0);
-    atomic_store(&conprof_heap.refused, 0);
-    atomic_store(&conprof_heap.lost, 0);
-    atomic_store(&conprof_heap.detached, 0);
     atomic_store(&conprof_heap.mean, mean);
     const char *failed = conprof_heap_hooks_install();
     atomic_store(&conprof_heap.is_on, failed == NULL);

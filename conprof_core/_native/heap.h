@@ -53,16 +53,20 @@ struct conprof_heap {
     atomic_bool is_on;     /* written by: session, with the GIL */
     _Atomic uint64_t mean; /* bytes; written by: session, holder of both locks */
     /* Counters since the session began. written by: hooks, relaxed */
-    _Atomic uint64_t samples;  /* blocks sampled */
-    _Atomic uint64_t refused;  /* sampled blocks not followed: the table was full */
-    _Atomic uint64_t lost;     /* blocks that would have been sampled: no room in the ring */
-    _Atomic uint64_t detached; /* times that somebody took our hooks away */
+    _Atomic uint64_t samples;        /* blocks sampled */
+    _Atomic uint64_t refused;        /* sampled blocks not followed: the table was full */
+    _Atomic uint64_t lost;           /* blocks that would have been sampled: no room in the ring */
+    _Atomic uint64_t stacks_refused; /* live stacks without room; holder of the session lock */
+    _Atomic uint64_t detached;       /* times that somebody took our hooks away */
 };
 
 extern struct conprof_heap conprof_heap;
 
 /* Any thread. The probability that a block of so many bytes is sampled. */
 double conprof_heap_probability(size_t bytes, double mean);
+
+/* Any thread: a session begins. */
+void conprof_heap_reset_counters(void);
 
 /* GIL held. Hooks the allocators. NULL, or what is in the way; then nothing has changed. */
 const char *conprof_heap_start(uint64_t mean);
@@ -72,8 +76,8 @@ const char *conprof_heap_start(uint64_t mean);
 void conprof_heap_stop(void);
 
 /* GIL held, at the end of a window: do allocations still come to our hooks? If somebody has
- * put the allocators back that we found, hooks them again and forgets all live blocks:
- * their end may have been missed. */
+ * put the allocators back that stood before us, hooks them again and forgets all live
+ * blocks: their end may have been missed. */
 void conprof_heap_check(void);
 
 /* Session lock held. Takes in an allocation record (`words` behind the header). */

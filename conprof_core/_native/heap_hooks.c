@@ -30,6 +30,9 @@
  * Objects/obmalloc.c; the debug hooks add up to 32 bytes). */
 #define SMALL_BYTES 480u
 
+/* Blocks kept free for threads that sample at the same time. */
+#define ALMOST_ALL_BLOCKS (CONPROF_HEAP_MAX_BLOCKS - 256)
+
 /* While off, a thread looks up at this distance. */
 #define IDLE_BYTES 65536
 
@@ -112,7 +115,8 @@ walk(const PyThreadState *ts, struct conprof_stack *stack, uint64_t *word)
 static bool
 reserve(uint32_t words, struct conprof_ring_slot *slot)
 {
-    if (conprof_ring_reserve(&conprof_sampler.ring, words, slot)) {
+    if (conprof_heap_table_used() < ALMOST_ALL_BLOCKS &&
+        conprof_ring_reserve(&conprof_sampler.ring, words, slot)) {
         return true;
     }
     /* Only when memory is allocated faster than the drain gets a turn. Whoever holds the
@@ -412,28 +416,35 @@ put_in_front(void)
     is_installed = true;
 }
 
-bool
-conprof_heap_hooks_are_reached(void)
+/* Domains of which an allocation of so many bytes comes to our hooks. */
+static int
+count_reached(size_t bytes)
 {
-    bool is_reached = true;
+    int reached_domains = 0;
     for (int i = 0; i < DOMAINS; i++) {
         own.is_probing = true;
         own.left = -1;
         if (i == RAW) {
-            PyMem_RawFree(PyMem_RawMalloc(16));
+            PyMem_RawFree(PyMem_RawMalloc(bytes));
         }
         else if (i == MEM) {
-            PyMem_Free(PyMem_Malloc(16));
+            PyMem_Free(PyMem_Malloc(bytes));
         }
         else {
-            PyObject_Free(PyObject_Malloc(16));
+            PyObject_Free(PyObject_Malloc(bytes));
         }
-        is_reached = is_reached && !own.is_probing;
+        reached_domains += !own.is_probing;
         own.is_probing = false;
     }
     own.left = 0;
     own.mean = 0;
-    return is_reached;
+    return reached_domains;
+}
+
+bool
+conprof_heap_hooks_are_reached(void)
+{
+    return count_reached(16) == DOMAINS;
 }
 
 /* The chain of these allocators, made if need be; NULL when too many different ones have
@@ -466,21 +477,17 @@ conprof_heap_hooks_install(void)
         if (conprof_heap_hooks_are_reached()) {
             return NULL;
         }
-        /* Somebody put back what we had found. To go in front of anything else could close
-         * a circle: ours may still be below it. */
-        for (int i = 0; i < DOMAINS; i++) {
-            if (!is_same(&now[i], &atomic_load(&chain)->next[i])) {
-                return "another tool has replaced the memory allocators";
-            }
+        /* Somebody put back what stood there before us, as tracemalloc does when it stops. To
+         * go in front of one that still calls us would close a circle. */
+        if (count_reached(16) + count_reached(4096) + count_reached(1 << 20) > 0) {
+            return "another tool has replaced some of the memory allocators";
         }
     }
-    else {
-        struct chain *found = chain_of(now);
-        if (found == NULL) {
-            return "the memory allocators were replaced too often";
-        }
-        atomic_store(&chain, found);
+    struct chain *found = chain_of(now);
+    if (found == NULL) {
+        return "the memory allocators were replaced too often";
     }
+    atomic_store(&chain, found);
     put_in_front();
     if (conprof_heap_hooks_are_reached()) {
         return NULL;

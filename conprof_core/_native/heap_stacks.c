@@ -6,6 +6,7 @@
 
 #include "code_registry.h"
 #include "hash.h"
+#include "heap.h"
 #include "sampler.h"
 
 #define BUCKETS 4096u
@@ -14,7 +15,6 @@
 /* owner: holder of the session lock */
 static struct conprof_heap_stack *buckets[BUCKETS];
 static uint32_t location_count;
-static uint64_t refused;
 
 static struct conprof_heap_stack *
 intern(const struct conprof_location *locations, uint32_t n)
@@ -67,7 +67,7 @@ conprof_heap_stacks_intern(const uint64_t *frames, uint32_t n)
     }
     struct conprof_heap_stack *stack = intern(locations, n);
     if (stack == NULL) {
-        refused++;
+        atomic_fetch_add(&conprof_heap.stacks_refused, 1);
         locations[0] = conprof_location_of(conprof_frame_word(CONPROF_UID_OVERFLOW, 0));
         stack = locations[0].code == NULL ? NULL : intern(locations, 1);
     }
@@ -90,10 +90,4 @@ conprof_heap_stacks_release(struct conprof_heap_stack *stack)
     }
     location_count -= stack->length;
     free(stack);
-}
-
-uint64_t
-conprof_heap_stacks_refused(void)
-{
-    return refused;
 }

@@ -18,12 +18,9 @@ struct conprof_heap_stack {
 };
 
 /* The stack of frame words (leaf first, at most CONPROF_MAX_FRAMES + 1), counted for the
- * caller; NULL without memory. */
+ * caller; NULL without memory. One that finds no room is counted in conprof_heap. */
 struct conprof_heap_stack *conprof_heap_stacks_intern(const uint64_t *frames, uint32_t n);
 
 void conprof_heap_stacks_release(struct conprof_heap_stack *stack);
-
-/* Stacks that found no room, since the process began. */
-uint64_t conprof_heap_stacks_refused(void);
 
 #endif

@@ -6,7 +6,6 @@
 #include "drain.h"
 #include "fork.h"
 #include "heap.h"
-#include "heap_stacks.h"
 #include "heap_table.h"
 #include "labels.h"
 #include "lock.h"
@@ -177,7 +176,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
                          "heap_blocks_refused", (unsigned long long)conprof_heap.refused, /**/
                          "heap_samples_lost", (unsigned long long)conprof_heap.lost,      /**/
                          "heap_stacks_refused",
-                         (unsigned long long)conprof_heap_stacks_refused(),                /**/
+                         (unsigned long long)conprof_heap.stacks_refused,                  /**/
                          "heap_hooks_detached", (unsigned long long)conprof_heap.detached, /**/
                          "signal_number", conprof_sampler.signal_number);
 }

@@ -117,6 +117,7 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks)
     conprof_fork_install();
     reset_counters();
     conprof_drain_reset();
+    conprof_heap_reset_counters();
     conprof_sampler.interpreter = PyInterpreterState_Main();
     conprof_lock();
     conprof_window_forget_cache();

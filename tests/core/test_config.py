@@ -19,7 +19,8 @@ CASES: list[tuple[str, str, Any, str | None]] = [
     ("cpu_duration", "7", 7.0, "-1"),
     ("period", "60", 60.0, "soon"),
     ("cpu_profile_rate", "250", 250, "0"),
-    ("profile_types", "CPU", (ProfileType.CPU,), "cpu,heap"),
+    ("profile_types", "CPU, heap", (ProfileType.CPU, ProfileType.HEAP), "cpu,lock"),
+    ("heap_sample_bytes", "65536", 65536, "100"),
     ("labels", "tier=web, region = eu", {"tier": "web", "region": "eu"}, "tier"),
     ("agent_socket", "tcp://agent:8307/", "tcp://agent:8307", "agent.sock"),
     ("server_id", "id", "id", None),
@@ -135,9 +136,9 @@ def test_unknown_option_lists_the_options() -> None:
         conprof_core.start(cpu_rate=100)
 
 
-def test_heap_is_refused_by_naming_what_is_available() -> None:
-    with pytest.raises(ConfigError, match="available are: cpu"):
-        Config(profile_types=("cpu", "heap"))  # type: ignore[arg-type]
+def test_a_type_is_refused_by_naming_what_is_available() -> None:
+    with pytest.raises(ConfigError, match="available are: cpu, heap"):
+        Config(profile_types=("cpu", "lock"))  # type: ignore[arg-type]
 
 
 def test_first_usable_variable_wins() -> None:
