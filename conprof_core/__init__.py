@@ -26,9 +26,11 @@ from conprof_core.errors import (
 )
 
 CPU = ProfileType.CPU
+HEAP = ProfileType.HEAP
 
 __all__ = [
     "CPU",
+    "HEAP",
     "UNMATCHED",
     "AlreadyRunningError",
     "Config",
