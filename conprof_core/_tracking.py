@@ -66,7 +66,9 @@ def note(cell: LabelCell | None) -> None:
         cells[ident] = None
         return
     asyncio = sys.modules.get("asyncio")
-    loop = None if asyncio is None else asyncio._get_running_loop()
+    # The attribute is missing while another thread is still importing asyncio.
+    get_loop = getattr(asyncio, "_get_running_loop", None)
+    loop = None if get_loop is None else get_loop()
     if loop is None:
         cells[ident] = cell
         return
@@ -137,8 +139,10 @@ def forget_other_threads() -> None:
 
 def keep_only(idents: Container[int]) -> None:
     """Forget threads that have ended."""
-    for known in {*(thread_cells or ()), *thread_loops}:
+    cells = thread_cells  # a stop() in another thread takes the name away in the middle
+    if cells is None:
+        return
+    for known in {*cells, *thread_loops}:
         if known not in idents:
             thread_loops.pop(known, None)
-            if thread_cells is not None:
-                thread_cells.pop(known, None)
+            cells.pop(known, None)

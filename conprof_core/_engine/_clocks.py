@@ -21,9 +21,11 @@ from conprof_core import _threads
 
 __all__ = ["Clocks", "SharedClock", "ThreadClocks", "Used", "best_clocks"]
 
-# python/cpython#106883: before 3.11.6 a collection inside sys._current_frames could deadlock.
+# Before 3.12 any allocation may collect, and a finalizer in Python hands over the GIL: a thread of
+# the list could end before its clock is asked for. (Before 3.11.6 a collection inside
+# sys._current_frames could also deadlock, python/cpython#106883.)
 _OWN_PACKAGE: Final = __name__.partition(".")[0]
-_PAUSE_GC: Final = sys.version_info < (3, 11, 6)
+_PAUSE_GC: Final = sys.version_info < (3, 12)
 
 
 class Used(NamedTuple):

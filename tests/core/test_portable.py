@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import Callable
 
@@ -239,3 +240,15 @@ def test_objects_of_the_application_die_when_they_should(
         assert not [ref for ref in alive if ref() is not None]
     finally:
         gc.enable()
+
+
+def test_a_label_while_another_thread_is_still_importing_asyncio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with testing.capture(engine="portable") as captured:
+        # What sys.modules holds from the first to the last line of the package.
+        monkeypatch.setitem(sys.modules, "asyncio", types.ModuleType("asyncio"))
+        with conprof.labels(job="early"):
+            burn(0.1)
+        monkeypatch.undo()
+    assert captured.cpu_ns("burn", job="early") > 0.05e9
