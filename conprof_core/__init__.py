@@ -27,11 +27,13 @@ from conprof_core.errors import (
 
 CPU = ProfileType.CPU
 HEAP = ProfileType.HEAP
+WALL = ProfileType.WALL
 
 __all__ = [
     "CPU",
     "HEAP",
     "UNMATCHED",
+    "WALL",
     "AlreadyRunningError",
     "Config",
     "ConfigError",

@@ -37,6 +37,9 @@ MAX_NAME: Final = 1_000
 MAX_RESPONSE_BYTES: Final = 4_096
 """Bytes of an answer that an exporter reads."""
 
+WALL_RATE_HZ: Final = 20
+"""Looks a second at what threads wait for. A thread that does not move costs one clock read."""
+
 EXIT_FLUSH_S: Final = 2.0
 """Longest delay of interpreter exit, and of SIGTERM, for the last window."""
 

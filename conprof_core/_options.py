@@ -30,6 +30,7 @@ class ProfileType(StrEnum):
 
     CPU = "cpu"
     HEAP = "heap"
+    WALL = "wall"
 
 
 AGENT_SOCKET_FORMS: Final = (

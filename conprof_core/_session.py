@@ -10,7 +10,7 @@ from typing import Protocol
 from conprof_core import _log
 from conprof_core._config import Config
 from conprof_core._engine import Engine, EngineSettings, Row
-from conprof_core._limits import EXIT_FLUSH_S, MAX_STACKS
+from conprof_core._limits import EXIT_FLUSH_S, MAX_STACKS, WALL_RATE_HZ
 from conprof_core._loop import Loop
 from conprof_core._options import ProfileType
 from conprof_core._process import Process
@@ -66,6 +66,7 @@ class Session:
             max_stacks=MAX_STACKS,
             on_terminate=self._on_terminate,
             heap_bytes=config.heap_sample_bytes if ProfileType.HEAP in config.profile_types else 0,
+            wall_rate_hz=WALL_RATE_HZ if ProfileType.WALL in config.profile_types else 0,
         )
         self.loop.begin()
         self.engine.start(settings, self.loop.tick)

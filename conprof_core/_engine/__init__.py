@@ -82,6 +82,7 @@ class EngineSettings(NamedTuple):
             nobody else handles it. Bounded by ``EXIT_FLUSH_S``; never raises.
         heap_bytes: mean distance of two samples of allocated memory, in bytes; 0: allocations are
             not sampled.
+        wall_rate_hz: looks a second at threads that do not run; 0: wall time is not measured.
     """
 
     rate_hz: int
@@ -89,6 +90,7 @@ class EngineSettings(NamedTuple):
     max_stacks: int
     on_terminate: Callable[[], None]
     heap_bytes: int = 0
+    wall_rate_hz: int = 0
 
 
 class EngineWindow(Protocol):

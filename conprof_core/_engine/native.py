@@ -99,6 +99,7 @@ class NativeEngine:
             max_stacks=settings.max_stacks,
             tick=tick,
             on_terminate=settings.on_terminate,
+            wall_rate_hz=settings.wall_rate_hz,
         )
         self._before = {}
         if settings.heap_bytes:

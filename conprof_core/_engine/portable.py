@@ -59,6 +59,8 @@ class PortableEngine:
         if self._running:
             return
         self._settings = settings
+        if settings.wall_rate_hz:
+            _log.log(_log.ERROR, "wall", "wall time is not measured: this is the native engine's")
         if settings.heap_bytes:
             _log.log(
                 _log.ERROR, "heap", "allocations are not profiled: this is the native engine's"

@@ -174,6 +174,8 @@ synthetic_code(uint64_t uid, uint32_t low)
         [CONPROF_UID_UNWALKABLE] = "[unwalkable]",
         [CONPROF_UID_SUBINTERPRETER] = "[subinterpreter]",
         [CONPROF_UID_OVERFLOW] = "[stack table full]",
+        [CONPROF_UID_OFF_CPU] = "[off the CPU]",
+        [CONPROF_UID_SUSPENDED] = "[suspended task]",
     };
     char text[CONPROF_MAX_THREAD_NAME_BYTES + 24];
     struct conprof_code **place;
@@ -407,6 +409,13 @@ conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_
     conprof_window_charge(window, row, CONPROF_COLUMN_SAMPLES,
                           (uint32_t)words[CONPROF_SAMPLE_NAME]);
     conprof_window_charge(window, row, CONPROF_COLUMN_CPU_NS, words[CONPROF_SAMPLE_CPU_NS]);
+    /* The drain is no thread of the application: its wall time is nobody's. */
+    if (window->has_wall &&
+        words[CONPROF_SAMPLE_FRAMES] != conprof_frame_word(CONPROF_UID_DRAIN, 0)) {
+        conprof_window_charge(window, row, CONPROF_COLUMN_WALL_SAMPLES,
+                              (uint32_t)words[CONPROF_SAMPLE_NAME]);
+        conprof_window_charge(window, row, CONPROF_COLUMN_WALL_NS, words[CONPROF_SAMPLE_CPU_NS]);
+    }
 }
 
 void

@@ -71,6 +71,7 @@ enum conprof_lost {
 
 struct conprof_window {
     int64_t start_ns, end_ns; /* Unix time */
+    bool has_wall;            /* CPU time is wall time, too */
     struct conprof_location *locations;
     uint32_t location_count, location_room;
     uint32_t *stack_words;

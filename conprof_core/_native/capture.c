@@ -72,3 +72,19 @@ conprof_capture_put(const struct conprof_ring_slot *slot, uint32_t at,
         conprof_ring_put(slot, at++, stack->frames[CONPROF_LEAF_FRAMES + i].code);
     }
 }
+
+uint32_t
+conprof_capture_words(const struct conprof_stack *stack, uint64_t *words)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < stack->leaf_count; i++) {
+        words[count++] = stack->frames[i].code;
+    }
+    if (stack->is_truncated) {
+        words[count++] = conprof_frame_word(CONPROF_UID_TRUNCATED, 0);
+    }
+    for (uint32_t i = 0; i < stack->root_count; i++) {
+        words[count++] = stack->frames[CONPROF_LEAF_FRAMES + i].code;
+    }
+    return count;
+}

@@ -23,6 +23,10 @@ const struct conprof_label_record *conprof_capture_labels(const PyThreadState *t
  * or -1 when a code address turned out not to be one. */
 int conprof_capture_translate(struct conprof_stack *stack);
 
+/* Any thread. As conprof_capture_put, into `words`, which has room for CONPROF_MAX_FRAMES + 1.
+ * Returns their number. */
+uint32_t conprof_capture_words(const struct conprof_stack *stack, uint64_t *words);
+
 /* SIGNAL-SAFE. Writes the words of a translated stack from index `at` on. */
 void conprof_capture_put(const struct conprof_ring_slot *slot, uint32_t at,
                          const struct conprof_stack *stack);

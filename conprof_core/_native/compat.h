@@ -31,6 +31,8 @@
 #endif
 
 #include <internal/pycore_context.h>
+#include <internal/pycore_interp.h>
+#include <internal/pycore_runtime.h>
 #if PY_VERSION_HEX >= 0x030E0000
 #include <internal/pycore_interpframe_structs.h>
 #include <internal/pycore_tstate.h>
@@ -71,6 +73,50 @@ conprof_current_frame(const PyThreadState *ts)
 #else
     return ts->cframe == NULL ? NULL : ts->cframe->current_frame;
 #endif
+}
+
+/* Where the pointer to the innermost frame of a thread is stored, given a copy of the
+ * thread's state and the address it was copied from. Any thread; not dereferenced. */
+static inline uintptr_t
+conprof_current_frame_slot(const PyThreadState *copy, uintptr_t from)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)copy;
+    return from + offsetof(PyThreadState, current_frame);
+#else
+    (void)from;
+    return (uintptr_t)copy->cframe + offsetof(_PyCFrame, current_frame);
+#endif
+}
+
+/* The main interpreter's GIL: a thread that waits for it sleeps on a futex inside. Any
+ * thread; the structure lives as long as the process. */
+static inline uintptr_t
+conprof_gil_address(PyInterpreterState *interpreter)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return (uintptr_t)interpreter->ceval.gil;
+#else
+    (void)interpreter;
+    return (uintptr_t)&_PyRuntime.ceval.gil;
+#endif
+}
+
+#define CONPROF_GIL_BYTES sizeof(struct _gil_runtime_state)
+
+/* The address of the thread state that holds the GIL, or 0. Any thread; outdated at once,
+ * unless the thread in question does not run. */
+static inline uintptr_t
+conprof_gil_holder(uintptr_t gil)
+{
+    const struct _gil_runtime_state *at = (const struct _gil_runtime_state *)gil;
+    int locked;
+    uintptr_t holder;
+    _Static_assert(sizeof at->last_holder == sizeof holder && sizeof at->locked == sizeof locked,
+                   "the fields of the GIL have another shape");
+    __atomic_load((const int *)&at->locked, &locked, __ATOMIC_ACQUIRE);
+    __atomic_load((const uintptr_t *)&at->last_holder, &holder, __ATOMIC_RELAXED);
+    return locked == 1 ? holder : 0;
 }
 
 /* The frame below which there is nothing: NULL, or on 3.15 a sentinel inside

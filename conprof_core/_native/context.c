@@ -1,6 +1,8 @@
 /* context.c: a look-up in CPython's hash array mapped trie. See context.h. */
 #include "context.h"
 
+#include "safemem.h"
+
 /* 32 hash bits, five a level, and one level for equal hashes. */
 #define MAX_DEPTH 8
 
@@ -61,6 +63,66 @@ conprof_context_cell(const PyThreadState *ts)
     }
     PyObject *value = find((PyObject *)((PyHamtObject *)context->ctx_vars)->h_root);
     return value != NULL && Py_TYPE(value) == cell_type ? (conprof_label_cell *)value : NULL;
+}
+
+/* Any thread. As find(), in memory that may vanish meanwhile. */
+static uintptr_t
+find_remote(uintptr_t node)
+{
+    uint32_t shift = 0;
+    for (int depth = 0; depth < MAX_DEPTH && node != 0; depth++, shift += 5) {
+        conprof_hamt_bitmap_node head;
+        uint32_t bits = variable_hash >> shift & 31;
+        if (!conprof_safe_read(&head, node, offsetof(conprof_hamt_bitmap_node, b_array))) {
+            return 0;
+        }
+        if (Py_TYPE((PyObject *)&head) == bitmap_type) {
+            uint32_t bit = (uint32_t)1 << bits;
+            uintptr_t pair[2];
+            if (!(head.b_bitmap & bit)) {
+                return 0;
+            }
+            size_t index = 2 * (size_t)__builtin_popcount(head.b_bitmap & (bit - 1));
+            uintptr_t at =
+                node + offsetof(conprof_hamt_bitmap_node, b_array) + index * sizeof(PyObject *);
+            if (!conprof_safe_read(pair, at, sizeof pair)) {
+                return 0;
+            }
+            if (pair[0] != 0) {
+                return pair[0] == (uintptr_t)variable ? pair[1] : 0;
+            }
+            node = pair[1];
+        }
+        else if (Py_TYPE((PyObject *)&head) == array_type) {
+            uintptr_t at =
+                node + offsetof(conprof_hamt_array_node, a_array) + bits * sizeof(PyObject *);
+            if (!conprof_safe_read(&node, at, sizeof node)) {
+                return 0;
+            }
+        }
+        else {
+            return 0;
+        }
+    }
+    return 0;
+}
+
+uintptr_t
+conprof_context_remote_cell(const PyThreadState *copy)
+{
+    PyContext context;
+    PyHamtObject tree;
+    uintptr_t at = (uintptr_t)copy->context;
+    if (at == 0 || !conprof_safe_read(&context, at, sizeof context) ||
+        Py_TYPE((PyObject *)&context) != &PyContext_Type || context.ctx_vars == NULL ||
+        !conprof_safe_read(&tree, (uintptr_t)context.ctx_vars, sizeof tree)) {
+        return 0;
+    }
+    PyObject head;
+    uintptr_t cell = find_remote((uintptr_t)tree.h_root);
+    return cell != 0 && conprof_safe_read(&head, cell, sizeof head) && Py_TYPE(&head) == cell_type
+               ? cell
+               : 0;
 }
 
 /* Enters a fresh context with `count` variables set and returns the type of its

@@ -18,4 +18,9 @@ int conprof_context_init(void);
  * the calling thread's own state. */
 conprof_label_cell *conprof_context_cell(const PyThreadState *ts);
 
+/* Any thread. The address of the cell in the current context of another thread, of whose
+ * state `copy` is a copy; 0 when there is none. Reads through the kernel: the thread may
+ * run meanwhile, so the answer counts only if it has not. */
+uintptr_t conprof_context_remote_cell(const PyThreadState *copy);
+
 #endif

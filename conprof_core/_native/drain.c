@@ -14,6 +14,7 @@
 #include "code_registry.h"
 #include "heap.h"
 #include "lock.h"
+#include "offcpu.h"
 #include "sampler.h"
 #include "session.h"
 
@@ -294,6 +295,8 @@ wait_for_work(void)
     if (atomic_load(&tick_is_running)) {
         left = UINT64_C(3600) * 1000000000u; /* its end signals us */
     }
+    uint64_t look = conprof_offcpu_wait_ns(now);
+    left = look < left ? look : left;
     struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000u),
                                .tv_nsec = (long)(left % 1000000000u)};
     sigtimedwait(&ours, NULL, &timeout);

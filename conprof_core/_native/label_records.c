@@ -5,15 +5,21 @@
 #include "hash.h"
 #include "label_records.h"
 #include "lock.h"
+#include "safemem.h"
 
 #define TABLE_SLOTS (CONPROF_MAX_LABEL_RECORDS * 2)
 #define BINDING_SLOTS (CONPROF_MAX_BINDINGS * 2)
 #define DELETED ((struct conprof_label_record *)1)
 
+/* One bit a cell id, folded. */
+#define LOOKED_BITS 65536u
+
 struct binding {
     uint64_t cell_id;
     struct conprof_label_record *record; /* counted */
 };
+
+static _Atomic uint64_t looked[LOOKED_BITS / 64]; /* written by: holder of the session lock */
 
 /* owner: holder of the session lock */
 static struct conprof_label_record *table[TABLE_SLOTS];
@@ -254,6 +260,43 @@ conprof_labels_reset_bindings(void)
             binding_count--;
         }
     }
+    for (uint32_t i = 0; i < LOOKED_BITS / 64; i++) {
+        atomic_store_explicit(&looked[i], 0, memory_order_relaxed);
+    }
+}
+
+bool
+conprof_labels_is_known(const struct conprof_label_record *record)
+{
+    uint64_t hash;
+    if (record == empty_record || record == overflow_record) {
+        return true;
+    }
+    if (!conprof_safe_read(&hash, (uintptr_t)record + offsetof(struct conprof_label_record, hash),
+                           sizeof hash)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < TABLE_SLOTS; i++) {
+        const struct conprof_label_record *at = table[(uint32_t)(hash + i) % TABLE_SLOTS];
+        if (at == record || at == NULL) {
+            return at == record && record != NULL;
+        }
+    }
+    return false;
+}
+
+void
+conprof_labels_mark_looked(uint64_t cell_id)
+{
+    uint32_t bit = (uint32_t)cell_id % LOOKED_BITS;
+    atomic_fetch_or(&looked[bit / 64], UINT64_C(1) << bit % 64);
+}
+
+bool
+conprof_labels_was_looked(uint64_t cell_id)
+{
+    uint32_t bit = (uint32_t)cell_id % LOOKED_BITS;
+    return atomic_load(&looked[bit / 64]) >> bit % 64 & 1;
 }
 
 uint32_t

@@ -176,7 +176,8 @@ cell_bind(PyObject *self, PyObject *labels)
     conprof_label_cell *cell = (conprof_label_cell *)self;
     bool was_provisional = atomic_exchange(&cell->is_provisional, false);
     cell_set(cell, labels);
-    if (was_provisional && atomic_load(&cell->was_sampled)) {
+    if (was_provisional &&
+        (atomic_load(&cell->was_sampled) || conprof_labels_was_looked(cell->id))) {
         conprof_label_records_bind(cell->id, ((conprof_label_set *)labels)->record);
     }
     Py_RETURN_NONE;

@@ -9,6 +9,7 @@
 #include "heap_table.h"
 #include "labels.h"
 #include "lock.h"
+#include "offcpu.h"
 #include "sampler.h"
 #include "self_test.h"
 #include "session.h"
@@ -19,20 +20,25 @@
 static PyObject *
 start(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"rate_hz", "period_s", "max_stacks", "tick", "on_terminate", NULL};
-    unsigned int rate_hz, max_stacks;
+    static char *names[] = {"rate_hz",      "period_s",     "max_stacks", "tick",
+                            "on_terminate", "wall_rate_hz", NULL};
+    unsigned int rate_hz, max_stacks, wall_rate_hz = 0;
     double period_s;
     PyObject *tick, *on_terminate;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IdIOO:start", names, &rate_hz, &period_s,
-                                     &max_stacks, &tick, &on_terminate)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IdIOOI:start", names, &rate_hz, &period_s,
+                                     &max_stacks, &tick, &on_terminate, &wall_rate_hz)) {
         return NULL;
     }
     if (rate_hz < 1 || rate_hz > 10000 || max_stacks < 1) {
         PyErr_SetString(PyExc_ValueError, "rate_hz must be 1 to 10000, max_stacks at least 1");
         return NULL;
     }
+    if (wall_rate_hz > 1000) {
+        PyErr_SetString(PyExc_ValueError, "wall_rate_hz must be 0 to 1000");
+        return NULL;
+    }
     conprof_drain_set_callbacks(Py_NewRef(tick), Py_NewRef(on_terminate));
-    if (conprof_session_start(rate_hz, period_s, max_stacks) < 0) {
+    if (conprof_session_start(rate_hz, period_s, max_stacks, wall_rate_hz) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -149,6 +155,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     const struct conprof_counters *c = &conprof_sampler.counters;
     conprof_lock();
     unsigned int threads = conprof_threads_count(), labels = conprof_labels_alive();
+    struct conprof_offcpu_counters wall = conprof_offcpu_counters();
     unsigned long long untracked = conprof_threads_refused(),
                        label_sets_refused = conprof_labels_refused();
     conprof_unlock();
@@ -178,7 +185,10 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
                          "heap_stacks_refused",
                          (unsigned long long)conprof_heap.stacks_refused,                  /**/
                          "heap_hooks_detached", (unsigned long long)conprof_heap.detached, /**/
-                         "signal_number", conprof_sampler.signal_number);
+                         "signal_number", conprof_sampler.signal_number,                   /**/
+                         "wall_looks", (unsigned long long)wall.looks,                     /**/
+                         "wall_captures", (unsigned long long)wall.captures,               /**/
+                         "wall_torn", (unsigned long long)wall.torn);
 }
 
 static PyObject *

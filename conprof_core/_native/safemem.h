@@ -15,7 +15,7 @@
 /* Remember the process id the reads are for. Call at start and after fork. */
 void conprof_safemem_init(void);
 
-/* SIGNAL-SAFE. Copies `size` bytes from `address` to `to`; false when any of
+/* SIGNAL-SAFE, any thread. Copies `size` bytes from `address` to `to`; false when any of
  * them cannot be read. One system call. Never touches errno's caller-visible
  * value because the handler saves it. */
 bool conprof_safe_read(void *to, uintptr_t address, size_t size);

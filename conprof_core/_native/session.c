@@ -17,6 +17,7 @@
 #include "fork.h"
 #include "heap.h"
 #include "lock.h"
+#include "offcpu.h"
 #include "safemem.h"
 #include "sampler.h"
 #include "threads.h"
@@ -44,6 +45,14 @@ unix_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static uint64_t
+monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static pid_t
@@ -97,8 +106,31 @@ own_stack_high(void)
     return (uintptr_t)low + size;
 }
 
+/* Session lock held. */
+static struct conprof_window *
+new_window(void)
+{
+    struct conprof_window *fresh = conprof_window_new(max_stacks, unix_ns());
+    if (fresh != NULL) {
+        fresh->has_wall = conprof_offcpu_is_on();
+    }
+    return fresh;
+}
+
+/* Session lock held. */
+static void
+observe_thread(struct conprof_thread *thread, bool is_new)
+{
+    if (is_new) {
+        conprof_offcpu_begin(thread);
+    }
+    else {
+        conprof_offcpu_end(window, thread);
+    }
+}
+
 int
-conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks)
+conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32_t wall_rate_hz)
 {
     if (conprof_session_is_running()) {
         return fail("the native session runs already");
@@ -122,8 +154,10 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks)
     conprof_lock();
     conprof_window_forget_cache();
     conprof_window_free_locked(window);
-    window = conprof_window_new(stacks, unix_ns());
+    conprof_offcpu_configure(wall_rate_hz, conprof_sampler.interpreter);
+    conprof_threads_observe(wall_rate_hz == 0 ? NULL : observe_thread);
     max_stacks = stacks;
+    window = new_window();
     period_ns = 1000000000u / rate_hz;
     conprof_threads_configure(conprof_sampler.signal_number, period_ns);
     process_start_ns = conprof_cpu_process_ns();
@@ -158,6 +192,11 @@ conprof_session_drain(void)
     }
     conprof_threads_scan(false, false);
     conprof_unlock();
+    for (bool has_more = conprof_offcpu_wait_ns(monotonic_ns()) == 0; has_more;) {
+        conprof_lock();
+        has_more = window != NULL && conprof_offcpu_look(window);
+        conprof_unlock();
+    }
 }
 
 void
@@ -191,13 +230,14 @@ conprof_session_take_window(void)
     Py_BEGIN_ALLOW_THREADS;
     conprof_lock();
     if (window != NULL) {
-        struct conprof_window *next = conprof_window_new(max_stacks, unix_ns());
+        struct conprof_window *next = new_window();
         if (next != NULL) {
             conprof_drain_ring(window);
             if (conprof_session_is_running()) {
                 charge_remainder();
                 conprof_drain_ring(window);
                 conprof_heap_charge_live(window);
+                conprof_offcpu_close(window, false);
             }
             conprof_window_resolve(window);
             conprof_labels_reset_bindings();
@@ -247,6 +287,9 @@ conprof_session_stop(void)
     conprof_heap_stop();
     wait_for_handlers();
     conprof_lock();
+    if (window != NULL) {
+        conprof_offcpu_close(window, true);
+    }
     conprof_threads_clear(true);
     if (window != NULL) {
         conprof_drain_ring(window);
@@ -355,6 +398,7 @@ conprof_session_forget(void)
     atomic_store(&session_pid, 0);
     conprof_safemem_init();
     conprof_drain_forget();
+    conprof_offcpu_configure(0, conprof_sampler.interpreter);
     conprof_terminate_uninstall();
     conprof_ring_reset(&conprof_sampler.ring);
     conprof_registry_uninstall();

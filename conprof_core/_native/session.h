@@ -9,8 +9,10 @@
 #include "compat.h"
 
 /* GIL held. Arms every thread of the process and starts the drain. 0, or -1 with a
- * Python exception; then nothing is left running. */
-int conprof_session_start(uint32_t rate_hz, double period_s, uint32_t max_stacks);
+ * Python exception; then nothing is left running. `wall_rate_hz`: looks at what does not
+ * run, a second; 0: none, and no wall time. */
+int conprof_session_start(uint32_t rate_hz, double period_s, uint32_t max_stacks,
+                          uint32_t wall_rate_hz);
 
 /* GIL held, released while waiting. Takes no more samples; harmless when stopped. */
 void conprof_session_stop(void);

@@ -35,6 +35,7 @@ static uint64_t random_state = 0x853C49E6748FEA9B;
 static pid_t excluded_tid;
 static nlink_t last_links;
 static uint32_t looks;
+static void (*observer)(struct conprof_thread *, bool); /* or NULL */
 static char names[CONPROF_MAX_THREAD_NAMES][CONPROF_MAX_THREAD_NAME_BYTES + 1];
 static uint32_t name_count = 1;
 
@@ -180,8 +181,29 @@ conprof_threads_disarm(struct conprof_thread *thread)
 }
 
 void
+conprof_threads_observe(void (*whom)(struct conprof_thread *, bool))
+{
+    observer = whom;
+}
+
+uint32_t
+conprof_threads_slots(void)
+{
+    return high_water;
+}
+
+struct conprof_thread *
+conprof_threads_at(uint32_t index)
+{
+    return threads[index].tid != 0 ? &threads[index] : NULL;
+}
+
+void
 conprof_threads_release(struct conprof_thread *thread)
 {
+    if (observer != NULL) {
+        observer(thread, false);
+    }
     atomic_store_explicit(&thread->tid, 0, memory_order_release);
     armed--;
 }
@@ -248,6 +270,9 @@ conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
         return NULL;
     }
     armed++;
+    if (observer != NULL) {
+        observer(thread, true);
+    }
     return thread;
 }
 

@@ -29,6 +29,20 @@ struct conprof_label_record;
 #define CONPROF_MAX_THREAD_NAMES 512u
 #define CONPROF_MAX_THREAD_NAME_BYTES 63u
 
+/* What a thread has spent off the CPU; kept by offcpu.c, under the session lock. */
+struct conprof_wait_account {
+    uint64_t seen_ns;       /* monotonic time of the last look */
+    uint64_t cpu_ns;        /* the thread's CPU clock then */
+    int64_t pending_ns;     /* off the CPU, not charged yet; clocks are read one after the other,
+                             * so it may be a little below 0 */
+    uintptr_t state_hint;   /* where its PyThreadState was found */
+    uint64_t window_serial; /* of the window that `row` is in */
+    uint32_t row;           /* where it was seen to wait last */
+    uint32_t looks;         /* that pending_ns stands for */
+    bool is_captured;       /* `row` is where it stands now, unless its clock moves */
+    bool is_gil;            /* there, it waits for the GIL */
+};
+
 struct conprof_thread {
     _Atomic pid_t tid;            /* 0: the slot is free */
     _Atomic(timer_t) timer;       /* written by: holder of the session lock; read by: handler */
@@ -40,7 +54,8 @@ struct conprof_thread {
     uint64_t random_state;        /* of the timer's jitter */
     uint64_t due_ns;              /* CPU time at which the next signal is due */
     bool was_seen;                /* by the scan under way */
-    struct conprof_stack stack;   /* scratch of the handler: its stack may be small */
+    struct conprof_wait_account wait;
+    struct conprof_stack stack; /* scratch of the handler: its stack may be small */
 };
 
 /* Maps the table. False without memory. */
@@ -97,6 +112,14 @@ void conprof_threads_scan(bool force, bool from_now);
 
 /* Session lock held. CPU that live threads used and have not been charged for. */
 uint64_t conprof_threads_outstanding_ns(void);
+
+/* Session lock held. Slots ever used, and the armed thread in one of them or NULL. */
+uint32_t conprof_threads_slots(void);
+struct conprof_thread *conprof_threads_at(uint32_t index);
+
+/* Session lock held: called, with the lock, when a thread was armed (`is_new`) and before
+ * its slot is given up. */
+void conprof_threads_observe(void (*observer)(struct conprof_thread *thread, bool is_new));
 
 /* Session lock held. Armed threads; threads that found no slot. */
 uint32_t conprof_threads_count(void);

@@ -36,8 +36,8 @@ find_chunk(const _PyStackChunk *from, uintptr_t frame)
     return NULL;
 }
 
-static inline bool
-is_generator_type(const PyTypeObject *type)
+bool
+conprof_is_generator_type(const PyTypeObject *type)
 {
     return type == &PyGen_Type || type == &PyCoro_Type || type == &PyAsyncGen_Type;
 }
@@ -68,13 +68,14 @@ read_outside(uintptr_t at, uintptr_t stack_low, uintptr_t stack_high, conprof_fr
         return true;
     }
 #endif
-    return frame->owner == CONPROF_OWNER_GENERATOR && is_generator_type(copy.object.ob_type);
+    return frame->owner == CONPROF_OWNER_GENERATOR &&
+           conprof_is_generator_type(copy.object.ob_type);
 }
 
 /* Appends a frame: the first ones to the leaf end, the others round and round in
  * the root end. */
-static inline void
-append(struct conprof_stack *out, uint32_t index, const conprof_frame *frame)
+void
+conprof_stack_append(struct conprof_stack *out, uint32_t index, const conprof_frame *frame)
 {
     uint32_t place =
         index < CONPROF_LEAF_FRAMES
@@ -95,8 +96,8 @@ reverse(struct conprof_raw_frame *frames, uint32_t from, uint32_t to)
 }
 
 /* Puts the root end in order after `total` frames were appended. */
-static void
-finish(struct conprof_stack *out, uint32_t total, bool is_whole)
+void
+conprof_stack_finish(struct conprof_stack *out, uint32_t total, bool is_whole)
 {
     out->leaf_count = total < CONPROF_LEAF_FRAMES ? total : CONPROF_LEAF_FRAMES;
     uint32_t rest = total - out->leaf_count;
@@ -157,7 +158,7 @@ conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_hig
             frame = &outside;
         }
         if (!conprof_owner_is_entry(frame->owner)) {
-            append(out, total++, frame);
+            conprof_stack_append(out, total++, frame);
         }
         at = frame->previous;
     }
@@ -165,6 +166,6 @@ conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_hig
     if (is_whole && !ends_at_root(ts, chunk, last)) {
         return CONPROF_WALK_STALE;
     }
-    finish(out, total, is_whole);
+    conprof_stack_finish(out, total, is_whole);
     return total == 0 ? CONPROF_WALK_EMPTY : CONPROF_WALK_OK;
 }

@@ -51,4 +51,13 @@ struct conprof_stack {
 enum conprof_walk conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_high,
                                  struct conprof_stack *out);
 
+/* SIGNAL-SAFE. The parts of a walk, for those who read frames in another way: adds the
+ * frame number `index` of the walk, leaf first; puts the stack in order after `total`
+ * frames. */
+void conprof_stack_append(struct conprof_stack *out, uint32_t index, const conprof_frame *frame);
+void conprof_stack_finish(struct conprof_stack *out, uint32_t total, bool is_whole);
+
+/* SIGNAL-SAFE. Is it one of the types whose objects hold a frame? Not dereferenced. */
+bool conprof_is_generator_type(const PyTypeObject *type);
+
 #endif

@@ -137,7 +137,7 @@ def test_unknown_option_lists_the_options() -> None:
 
 
 def test_a_type_is_refused_by_naming_what_is_available() -> None:
-    with pytest.raises(ConfigError, match="available are: cpu, heap"):
+    with pytest.raises(ConfigError, match="available are: cpu, heap, wall"):
         Config(profile_types=("cpu", "lock"))  # type: ignore[arg-type]
 
 

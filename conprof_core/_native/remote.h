@@ -1,0 +1,39 @@
+/* remote.h: the stack and the labels of another thread, read while it may run.
+ *
+ * Invariant: nothing of the other thread is dereferenced. All that belongs to it (its
+ * state, chunks, frames, context, label cell) is copied by the kernel, so memory that
+ * vanishes makes a read fail and memory that is reused gives values that are checked or
+ * thrown away. What was read is *true* only if the thread has not run from before the
+ * first read until after the last, which its CPU clock tells: the caller compares.
+ *
+ * Why that is enough. Frames, chunks, thread state and context of a thread are changed and
+ * freed by this thread alone. So, when it has not run, all of it stood still and was
+ * alive, codes and label cell included. A label record can be changed by others
+ * (bind() in another thread), but is freed under the session lock only, which the caller
+ * holds: the record that a live cell named at any moment since stays.
+ */
+#ifndef CONPROF_REMOTE_H
+#define CONPROF_REMOTE_H
+
+#include "labels.h"
+#include "unwind.h"
+
+/* Chunks of one thread that are known to the walk: more than CONPROF_MAX_STEPS frames. */
+#define CONPROF_REMOTE_CHUNKS 256u
+
+struct conprof_remote {
+    struct conprof_stack stack;
+    struct conprof_label_record *record; /* not to be touched before the clock is compared */
+    uint64_t cell_id;                    /* of a provisional cell, or 0 */
+};
+
+/* Session lock held; no GIL. Reads what thread `tid` stands at. `hint` remembers where its
+ * state lies; 0 at first. CONPROF_WALK_EMPTY: no Python code, and then `record` is that
+ * of no labels. */
+enum conprof_walk conprof_remote_walk(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint,
+                                      struct conprof_remote *out);
+
+/* Session lock held. A new look: thread states that were not found may be there now. */
+void conprof_remote_renew(void);
+
+#endif

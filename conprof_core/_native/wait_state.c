@@ -1,0 +1,66 @@
+/* wait_state.c: see wait_state.h. */
+#include <stddef.h>
+
+#include "wait_state.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static enum conprof_wait
+classify(long number, uintptr_t first, uintptr_t gil, size_t gil_bytes)
+{
+    switch (number) {
+    case SYS_futex:
+        return first >= gil && first < gil + gil_bytes ? CONPROF_WAIT_GIL : CONPROF_WAIT_LOCK;
+    case SYS_nanosleep:
+    case SYS_clock_nanosleep:
+        return CONPROF_WAIT_SLEEP;
+#ifdef SYS_select
+    case SYS_select:
+#endif
+#ifdef SYS_poll
+    case SYS_poll:
+#endif
+#ifdef SYS_epoll_wait
+    case SYS_epoll_wait:
+#endif
+#ifdef SYS_epoll_pwait2
+    case SYS_epoll_pwait2:
+#endif
+    case SYS_pselect6:
+    case SYS_ppoll:
+    case SYS_epoll_pwait:
+        return CONPROF_WAIT_POLL;
+    default:
+        return CONPROF_WAIT_CALL;
+    }
+}
+
+enum conprof_wait
+conprof_wait_of(pid_t tid, uintptr_t gil, size_t gil_bytes)
+{
+    char path[48], text[256], *end;
+    snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)tid);
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) {
+        return CONPROF_WAIT_UNKNOWN;
+    }
+    ssize_t got = read(file, text, sizeof text - 1);
+    close(file);
+    if (got <= 0) {
+        return CONPROF_WAIT_UNKNOWN;
+    }
+    text[got] = '\0';
+    if (strncmp(text, "running", 7) == 0) {
+        return CONPROF_WAIT_CPU;
+    }
+    long number = strtol(text, &end, 10);
+    if (end == text) {
+        return CONPROF_WAIT_UNKNOWN;
+    }
+    return classify(number, (uintptr_t)strtoull(end, NULL, 16), gil, gil_bytes);
+}

@@ -1,0 +1,228 @@
+"""Wall time: what threads wait for, thread by thread, with their labels."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+import pytest
+
+import conprof_core as conprof
+from conprof_core import _native
+from conprof_core.testing import Captured, capture
+from tests.support.process import run_script
+
+pytestmark = pytest.mark.native_core
+
+SECONDS = 1.5
+
+
+def wall_s(captured: Captured, function: str, **labels: str) -> float:
+    return (
+        sum(
+            row.wall_ns
+            for row in captured.rows
+            if labels.items() <= dict(row.labels).items()
+            and any(frame[0].rpartition(".")[2] == function for frame in row.frames)
+        )
+        / 1e9
+    )
+
+
+def run_threads(targets: Iterable[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=target) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def in_sleep() -> None:
+    time.sleep(SECONDS)
+
+
+def in_lock() -> None:
+    lock = threading.Lock()
+    with lock:
+        lock.acquire(timeout=SECONDS)
+
+
+def in_queue() -> None:
+    with pytest.raises(queue.Empty):
+        queue.Queue[int]().get(timeout=SECONDS)
+
+
+def in_socket() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        left.settimeout(SECONDS)
+        with pytest.raises(TimeoutError):
+            left.recv(1)
+
+
+def in_subprocess() -> None:
+    subprocess.run(["sleep", str(SECONDS)], check=True)
+
+
+def in_many_sleeps() -> None:
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        time.sleep(0.002)
+
+
+def test_each_kind_of_waiting_gets_its_time() -> None:
+    kinds = (in_sleep, in_lock, in_queue, in_socket, in_subprocess, in_many_sleeps)
+    with capture(profile_types=[conprof.WALL]) as captured:
+        began = time.monotonic()
+        run_threads(kinds)
+        lived = time.monotonic() - began
+    for kind in kinds:
+        # At both ends, where it stood a look before or after is a guess: half a look each.
+        assert SECONDS - 0.15 < wall_s(captured, kind.__name__) < lived + 0.15, kind.__name__
+
+
+def test_the_sum_of_a_thread_is_its_life() -> None:
+    lived: list[float] = []
+
+    def mixed() -> None:
+        began = time.monotonic()
+        while time.monotonic() < began + SECONDS:
+            time.sleep(0.01)
+            until = time.thread_time() + 0.01
+            while time.thread_time() < until:
+                sum(range(100))
+        lived.append(time.monotonic() - began)
+
+    with capture(profile_types=[conprof.WALL]) as captured:
+        thread = threading.Thread(target=mixed, name="the-mixed-one")
+        thread.start()
+        thread.join()
+    rows = [row for row in captured.rows if row.thread_name == "the-mixed-one"]
+    assert sum(row.cpu_ns for row in rows) > 0.2e9, "the premise: it was on the CPU"
+    found = sum(row.wall_ns for row in rows) / 1e9
+    assert lived[0] <= found * 1.01
+    assert found < lived[0] + 0.1
+
+
+def test_a_blocked_thread_keeps_its_labels() -> None:
+    def labelled_wait() -> None:
+        with conprof.labels(job="invoice"):
+            time.sleep(SECONDS / 2)
+        with conprof.labels(job="report"):
+            time.sleep(SECONDS / 2)
+
+    with capture(profile_types=[conprof.WALL]) as captured:
+        run_threads([labelled_wait] * 5)
+    for job in ("invoice", "report"):
+        assert abs(wall_s(captured, "labelled_wait", job=job) - 5 * SECONDS / 2) < 0.8, job
+    assert wall_s(captured, "labelled_wait") - 5 * SECONDS < 0.5
+
+
+def test_a_route_bound_while_it_waits_holds_for_the_wait() -> None:
+    base, final = _native.intern_labels({"m": "GET"}), _native.intern_labels({"r": "/x"})
+    cell = _native.LabelCell(base, provisional=True)
+
+    def bound_late() -> None:
+        token = _native.context_var.set(cell)
+        time.sleep(SECONDS)
+        _native.context_var.reset(token)
+
+    with capture(profile_types=[conprof.WALL]) as captured:
+        thread = threading.Thread(target=bound_late)
+        thread.start()
+        time.sleep(SECONDS / 2)
+        cell.bind(final)
+        thread.join()
+    assert wall_s(captured, "bound_late", r="/x") > SECONDS * 0.8
+    assert wall_s(captured, "bound_late", m="GET") == 0
+
+
+def test_gil_wait_of_contending_threads() -> None:
+    waited: list[float] = []
+
+    def contend() -> None:
+        began, cpu = time.monotonic(), time.thread_time()
+        while time.monotonic() < began + SECONDS:
+            sum(range(1000))
+        waited.append(time.monotonic() - began - time.thread_time() + cpu)
+
+    with capture(profile_types=[conprof.WALL]) as captured:
+        run_threads([contend] * 4)
+    assert sum(waited) > 2 * SECONDS, "the premise: they waited for each other"
+    rows = [row for row in captured.rows if any("contend" in f[0] for f in row.frames)]
+    found = sum(row.gil_wait_ns for row in rows) / 1e9
+    # On a busy machine, who holds the GIL waits for a CPU, and that is no wait for the GIL.
+    assert 0.3 * sum(waited) < found < 1.1 * sum(waited)
+    quiet = [row for row in captured.rows if not any("contend" in f[0] for f in row.frames)]
+    assert sum(row.gil_wait_ns for row in quiet) < 0.5e9
+
+
+def test_an_idle_loop_waits_for_nobody() -> None:
+    async def request() -> None:
+        with conprof.labels(route="/fast"):
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.create_task(request())
+        await asyncio.sleep(SECONDS)
+
+    with capture(profile_types=[conprof.WALL]) as captured:
+        asyncio.run(main())
+    assert wall_s(captured, "select") > SECONDS * 0.8
+    assert wall_s(captured, "select", route="/fast") == 0
+
+
+def test_off_there_is_no_wall_time() -> None:
+    with capture() as captured:
+        run_threads([in_many_sleeps])
+    assert all(row.wall_ns == row.wall_samples == row.gil_wait_ns == 0 for row in captured.rows)
+
+
+def test_a_pause_is_not_charged() -> None:
+    with capture(profile_types=[conprof.WALL], cpu_duration=0.5, period=3600) as captured:
+        run_threads([in_sleep])
+    assert 0.2 < wall_s(captured, "in_sleep") < 0.9
+
+
+def test_windows_share_a_long_wait() -> None:
+    with capture(profile_types=[conprof.WALL]) as captured:
+        thread = threading.Thread(target=in_sleep)
+        thread.start()
+        for _ in range(5):
+            time.sleep(SECONDS / 6)
+            conprof.flush()
+        thread.join()
+    assert abs(wall_s(captured, "in_sleep") - SECONDS) < 0.2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_after_fork_both_go_on() -> None:
+    run_script(
+        """
+import os, threading, time, warnings
+import conprof_core as conprof
+from conprof_core.testing import capture
+warnings.simplefilter("error")
+
+def waits():
+    time.sleep(1.0)
+
+def own_wall(captured):
+    return sum(r.wall_ns for r in captured.rows if any(f[0] == "waits" for f in r.frames)) / 1e9
+
+with capture(profile_types=[conprof.WALL]) as captured:
+    pid = os.fork()   # a warning here would be ours: there is one thread
+    waits()
+    if pid == 0:
+        conprof.stop()
+        os._exit(0 if conprof.stats() is not None else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert 0.8 < own_wall(captured) < 1.3, own_wall(captured)
+"""
+    )
