@@ -100,7 +100,7 @@ def measure(python: str, workload: str, seconds: float) -> Result:
         if child:
             paths = [path for path in paths if f"-{child}-" in path.name]
         profiles = [parse(path.read_bytes()) for path in paths]
-    assert profiles, f"{workload}: no profile was written"
+    assert profiles, f"{workload}: no profile was written\n{run.stderr}"
     return compare(python, workload, truth, profiles)
 
 
