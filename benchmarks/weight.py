@@ -145,7 +145,7 @@ def probe(action):
     return found[0] / 1e6
 
 sys.setswitchinterval(1e-5)
-conprof.start(export_to=["file://" + sys.argv[1]], cpu_profile_rate=1000)
+conprof.start(export_to=["file://" + sys.argv[1]], cpu_profile_rate=1000, period=3600)
 control, ends = [], []
 for _ in range(3):
     workers = [
