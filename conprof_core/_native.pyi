@@ -46,7 +46,10 @@ class Window:
         thread_label: str | None,
         mapping_file: str,
         comments: tuple[str, ...],
-    ) -> bytes: ...
+        max_label_sets: int,
+        first_sample: int,
+        max_samples: int,
+    ) -> bytes | None: ...
     def rows(
         self,
     ) -> list[

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from conprof_core._cells import OVERFLOW_ITEMS
 from conprof_core._engine import Row
 from conprof_core._limits import MAX_NAME
 from conprof_core.exporters.naming import Naming, Shape
@@ -51,6 +52,9 @@ _FUNCTION_FILENAME: Final = b"\x20"  # 4
 _FUNCTION_START_LINE: Final = b"\x28"  # 5
 
 _UINT64: Final = (1 << 64) - 1
+
+_Stack = tuple[tuple[str, str, int, int], ...]
+_Labels = tuple[tuple[str, str], ...]
 
 
 def _varint(value: int) -> bytes:
@@ -140,6 +144,7 @@ def _labels_of(row: Row, naming: Naming) -> tuple[tuple[str, str], ...]:
     # An empty value cannot be told from no label: both are string 0.
     renamed = dict(naming.label_names)
     labels = {renamed.get(key, key): value for key, value in row.labels if value}
+    labels.pop("", None)  # a key that has no name there is left out
     if naming.thread_label is not None and row.thread_name:
         labels.setdefault(naming.thread_label, row.thread_name)
     return tuple(sorted((clean_name(key), clean_name(value)) for key, value in labels.items()))
@@ -158,30 +163,45 @@ def encode_profile(
     end_ns: int,
     mapping_file: str,
     comments: Sequence[str] = (),
-) -> bytes:
+    first_sample: int = 0,
+) -> bytes | None:
     """Return an uncompressed pprof of ``rows`` under the names of ``shape`` and ``naming``.
 
-    Rows that are equal under these names are merged; those without a value are left out.
+    Rows that are equal under these names are merged; those without a value are left out. See
+    ``EngineWindow`` for ``first_sample``.
     """
-    builder = _Builder()
-    merged: dict[tuple[tuple[int, ...], tuple[tuple[str, str], ...]], list[int]] = {}
+    merged: dict[tuple[_Stack, _Labels], list[int]] = {}
+    label_sets: set[_Labels] = set()
+    renamed = dict(naming.label_names)
+    overflow = tuple((renamed.get(key, key), value) for key, value in OVERFLOW_ITEMS)
     for row in rows:
         values = [getattr(row, column) for _, _, column in shape.sample_types]
         if not any(values):
             continue
-        locations = tuple(builder.location(frame) for frame in row.frames)
-        key = (locations, _labels_of(row, naming))
+        labels = _labels_of(row, naming)
+        if naming.max_label_sets and labels not in label_sets:
+            if len(label_sets) < naming.max_label_sets:
+                label_sets.add(labels)
+            else:
+                labels = overflow
+        key = (row.frames, labels)
         known = merged.get(key)
         if known is None:
             merged[key] = values
         else:
             for index, value in enumerate(values):
                 known[index] += value
+    builder = _Builder()
     out = [
         _delimited(_PROFILE_SAMPLE_TYPE, _value_type(builder, name, unit))
         for name, unit, _ in shape.sample_types
     ]
-    for (locations, labels), values in merged.items():
+    end = first_sample + (naming.max_samples or len(merged))
+    samples = list(merged.items())[first_sample:end]
+    if first_sample and not samples:
+        return None
+    for (frames, labels), values in samples:
+        locations = [builder.location(frame) for frame in frames]
         sample = [_packed(_SAMPLE_LOCATION, locations), _packed(_SAMPLE_VALUE, values)]
         for label, text in labels:
             payload = _LABEL_KEY + _varint(builder.string(label))

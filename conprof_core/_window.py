@@ -66,10 +66,19 @@ class Window:
         mapping_file = os.path.basename(sys.executable or "") or "python"
         profiles = []
         for shape in naming.shapes:
-            pprof = self._taken.encode_pprof(
-                shape, naming, mapping_file=mapping_file, comments=comments
-            )
-            profiles.append(EncodedProfile(shape.name, _gzip(pprof)))
+            first = 0
+            while first == 0 or naming.max_samples:
+                pprof = self._taken.encode_pprof(
+                    shape,
+                    naming,
+                    mapping_file=mapping_file,
+                    comments=comments,
+                    first_sample=first,
+                )
+                if pprof is None:
+                    break
+                profiles.append(EncodedProfile(shape.name, _gzip(pprof)))
+                first += naming.max_samples or 1
         return EncodedWindow(
             profiles=tuple(profiles),
             start_ns=self._taken.start_ns,

@@ -104,9 +104,19 @@ class EngineWindow(Protocol):
     counters: Mapping[str, int]  # what was lost, carried, truncated in this window, by reason
 
     def encode_pprof(
-        self, shape: Shape, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
-    ) -> bytes:
-        """Return one profile of the window as uncompressed pprof."""
+        self,
+        shape: Shape,
+        naming: Naming,
+        *,
+        mapping_file: str,
+        comments: Sequence[str] = (),
+        first_sample: int = 0,
+    ) -> bytes | None:
+        """Return one profile of the window as uncompressed pprof.
+
+        The part of it that begins with ``first_sample`` and has at most the naming's
+        ``max_samples``; ``None`` when there is no such sample and it is not the first.
+        """
         ...
 
     def rows(self) -> list[Row]:

@@ -61,8 +61,14 @@ class PortableWindow:
         return list(self._rows)
 
     def encode_pprof(
-        self, shape: Shape, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
-    ) -> bytes:
+        self,
+        shape: Shape,
+        naming: Naming,
+        *,
+        mapping_file: str,
+        comments: Sequence[str] = (),
+        first_sample: int = 0,
+    ) -> bytes | None:
         """Return one profile of the window as uncompressed pprof."""
         return encode_profile(
             self._rows,
@@ -72,6 +78,7 @@ class PortableWindow:
             end_ns=self.end_ns,
             mapping_file=mapping_file,
             comments=comments,
+            first_sample=first_sample,
         )
 
 

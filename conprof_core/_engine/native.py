@@ -49,9 +49,15 @@ class NativeWindow:
         self.counters = counters
 
     def encode_pprof(
-        self, shape: Shape, naming: Naming, *, mapping_file: str, comments: Sequence[str] = ()
-    ) -> bytes:
-        """Return one profile of the window, uncompressed; the GIL is released meanwhile."""
+        self,
+        shape: Shape,
+        naming: Naming,
+        *,
+        mapping_file: str,
+        comments: Sequence[str] = (),
+        first_sample: int = 0,
+    ) -> bytes | None:
+        """See ``EngineWindow``; the GIL is released meanwhile."""
         return self._window.encode_pprof(
             sample_types=shape.sample_types,
             period_type=shape.period_type,
@@ -61,6 +67,9 @@ class NativeWindow:
             thread_label=naming.thread_label,
             mapping_file=mapping_file,
             comments=tuple(comments),
+            max_label_sets=naming.max_label_sets,
+            first_sample=first_sample,
+            max_samples=naming.max_samples,
         )
 
     def rows(self) -> list[Row]:

@@ -149,6 +149,7 @@ struct location_key {
 /* What two rows must share to be one sample. */
 struct sample_key {
     const struct conprof_row *row;
+    const struct conprof_label_record *record;
     uint32_t name_id;
 };
 
@@ -156,10 +157,11 @@ struct encoder {
     const struct conprof_window *window;
     const struct conprof_naming *naming;
     struct buffer strings, functions, locations, samples, message, packed;
-    struct ids string_ids, function_ids, location_ids, sample_ids;
-    struct conprof_text *texts;    /* by string id */
-    struct function_key *function; /* by function id - 1 */
-    struct location_key *location; /* by location id - 1 */
+    struct ids string_ids, function_ids, location_ids, sample_ids, record_ids;
+    const struct conprof_label_record **record; /* by record id - 1 */
+    struct conprof_text *texts;                 /* by string id */
+    struct function_key *function;              /* by function id - 1 */
+    struct location_key *location;              /* by location id - 1 */
     struct merged {
         struct sample_key key;
         uint64_t values[CONPROF_MAX_SAMPLE_TYPES];
@@ -295,8 +297,7 @@ static bool
 same_sample(const void *context, uint32_t id, const void *key)
 {
     const struct sample_key *a = &((const struct encoder *)context)->merged[id - 1].key, *b = key;
-    return a->row->stack == b->row->stack && a->row->record == b->row->record &&
-           a->name_id == b->name_id;
+    return a->row->stack == b->row->stack && a->record == b->record && a->name_id == b->name_id;
 }
 
 static bool
@@ -310,6 +311,36 @@ has_values(const struct conprof_naming *naming, const struct conprof_row *row)
     return false;
 }
 
+static bool
+same_record(const void *context, uint32_t id, const void *key)
+{
+    return ((const struct encoder *)context)->record[id - 1] == key;
+}
+
+/* The labels of a row, or the overflow when there are more sets than wanted. */
+static const struct conprof_label_record *
+record_of(struct encoder *encoder, const struct conprof_row *row)
+{
+    uint32_t bound = encoder->naming->max_label_sets;
+    if (bound == 0) {
+        return row->record;
+    }
+    uint32_t *place = ids_find(&encoder->record_ids, conprof_hash_word(0, (uintptr_t)row->record),
+                               same_record, encoder, row->record);
+    if (place == NULL) {
+        encoder->failed = true;
+        return row->record;
+    }
+    if (*place == 0) {
+        if (encoder->record_ids.count >= bound) {
+            return conprof_labels_overflow();
+        }
+        *place = ++encoder->record_ids.count;
+        encoder->record[*place - 1] = row->record;
+    }
+    return row->record;
+}
+
 static void
 merge_rows(struct encoder *encoder)
 {
@@ -318,9 +349,10 @@ merge_rows(struct encoder *encoder)
         if (!has_values(encoder->naming, row)) {
             continue;
         }
-        struct sample_key key = {row, encoder->naming->thread_label.bytes ? row->name_id : 0};
+        struct sample_key key = {row, record_of(encoder, row),
+                                 encoder->naming->thread_label.bytes ? row->name_id : 0};
         uint64_t hash =
-            conprof_hash_word(conprof_hash_word((uintptr_t)row->record, row->stack), key.name_id);
+            conprof_hash_word(conprof_hash_word((uintptr_t)key.record, row->stack), key.name_id);
         uint32_t *place = ids_find(&encoder->sample_ids, hash, same_sample, encoder, &key);
         if (place == NULL) {
             encoder->failed = true;
@@ -376,7 +408,7 @@ put_sample(struct encoder *encoder, const struct merged *merged)
         put_varint(&encoder->packed, merged->values[i]);
     }
     put_message(sample, 2, &encoder->packed);
-    const struct conprof_label_record *record = merged->key.row->record;
+    const struct conprof_label_record *record = merged->key.record;
     for (uint32_t i = 0; i < record->count; i++) {
         const struct conprof_label *label = &record->labels[i];
         put_label(encoder, sample,
@@ -416,16 +448,19 @@ static void
 put_profile(struct encoder *encoder, struct buffer *out)
 {
     const struct conprof_naming *naming = encoder->naming;
-    merge_rows(encoder);
+    uint32_t count = encoder->sample_ids.count, first = naming->first_sample, end = count;
+    if (naming->max_samples != 0 && count - first > naming->max_samples) {
+        end = first + naming->max_samples;
+    }
     /* Locations first: `message` serves one nesting level at a time. */
-    for (uint32_t i = 0; i < encoder->sample_ids.count && !encoder->failed; i++) {
+    for (uint32_t i = first; i < end && !encoder->failed; i++) {
         const struct conprof_stack_row *stack =
             &encoder->window->stacks[encoder->merged[i].key.row->stack];
         for (uint32_t j = 0; j < stack->length; j++) {
             location_id(encoder, encoder->window->stack_words[stack->first + j]);
         }
     }
-    for (uint32_t i = 0; i < encoder->sample_ids.count && !encoder->failed; i++) {
+    for (uint32_t i = first; i < end && !encoder->failed; i++) {
         put_sample(encoder, &encoder->merged[i]);
     }
     for (size_t i = 0; i < naming->sample_type_count; i++) {
@@ -460,8 +495,14 @@ conprof_pprof_encode(const struct conprof_window *window, const struct conprof_n
     struct buffer out = {0};
     encoder.merged = calloc((size_t)window->row_count + 1, sizeof *encoder.merged);
     encoder.location_id = calloc((size_t)window->location_count + 1, sizeof(uint32_t));
-    encoder.failed = encoder.merged == NULL || encoder.location_id == NULL;
+    encoder.record = calloc((size_t)naming->max_label_sets + 1, sizeof *encoder.record);
+    encoder.failed =
+        encoder.merged == NULL || encoder.location_id == NULL || encoder.record == NULL;
     if (!encoder.failed) {
+        merge_rows(&encoder);
+    }
+    bool is_past = naming->first_sample > 0 && naming->first_sample >= encoder.sample_ids.count;
+    if (!encoder.failed && !is_past) {
         put_profile(&encoder, &out);
     }
     bool failed = encoder.failed || out.failed || encoder.strings.failed ||
@@ -469,6 +510,7 @@ conprof_pprof_encode(const struct conprof_window *window, const struct conprof_n
                   encoder.message.failed || encoder.packed.failed;
     free(encoder.merged);
     free(encoder.location_id);
+    free(encoder.record);
     free(encoder.texts);
     free(encoder.function);
     free(encoder.location);
@@ -481,8 +523,10 @@ conprof_pprof_encode(const struct conprof_window *window, const struct conprof_n
     ids_free(&encoder.function_ids);
     ids_free(&encoder.location_ids);
     ids_free(&encoder.sample_ids);
-    if (failed) {
+    ids_free(&encoder.record_ids);
+    if (failed || is_past) {
         free(out.data);
+        *bytes = !failed;
         return NULL;
     }
     *bytes = out.used;

@@ -41,9 +41,13 @@ struct conprof_naming {
     struct conprof_text mapping_file;
     struct conprof_text *comments;
     size_t comment_count;
+    uint32_t max_label_sets; /* distinct ones; what comes after shares one; 0: no bound */
+    uint32_t first_sample;   /* of the merged samples: what precedes it is left out, */
+    uint32_t max_samples;    /* and what follows these; 0: no bound */
 };
 
-/* Encodes into a malloc'd block that the caller frees. NULL without memory. */
+/* Encodes into a malloc'd block that the caller frees. NULL without memory, and with
+ * `*bytes` 1 when there is no sample from `first_sample` > 0 on. */
 char *conprof_pprof_encode(const struct conprof_window *window, const struct conprof_naming *naming,
                            size_t *bytes);
 

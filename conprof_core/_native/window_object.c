@@ -119,17 +119,18 @@ read_comments(PyObject *comments, struct conprof_naming *naming)
 static PyObject *
 window_encode_pprof(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"sample_types",        "period_type", "period",
-                            "default_sample_type", "label_names", "thread_label",
-                            "mapping_file",        "comments",    NULL};
+    static char *names[] = {"sample_types",   "period_type",  "period",       "default_sample_type",
+                            "label_names",    "thread_label", "mapping_file", "comments",
+                            "max_label_sets", "first_sample", "max_samples",  NULL};
     struct conprof_naming naming = {0};
     PyObject *types, *label_names, *comments, *result = NULL;
     long long period;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$O!(O&O&)LO&O!O&O&O!:encode_pprof", names, &PyTuple_Type, &types,
+            args, kwargs, "$O!(O&O&)LO&O!O&O&O!III:encode_pprof", names, &PyTuple_Type, &types,
             as_text, &naming.period_type, as_text, &naming.period_unit, &period, as_text,
             &naming.default_sample_type, &PyDict_Type, &label_names, as_text, &naming.thread_label,
-            as_text, &naming.mapping_file, &PyTuple_Type, &comments)) {
+            as_text, &naming.mapping_file, &PyTuple_Type, &comments, &naming.max_label_sets,
+            &naming.first_sample, &naming.max_samples)) {
         return NULL;
     }
     naming.period = period;
@@ -140,8 +141,12 @@ window_encode_pprof(PyObject *self, PyObject *args, PyObject *kwargs)
         Py_BEGIN_ALLOW_THREADS;
         encoded = conprof_pprof_encode(((window_object *)self)->window, &naming, &bytes);
         Py_END_ALLOW_THREADS;
-        result = encoded == NULL ? PyErr_NoMemory()
-                                 : PyBytes_FromStringAndSize(encoded, (Py_ssize_t)bytes);
+        if (encoded != NULL) {
+            result = PyBytes_FromStringAndSize(encoded, (Py_ssize_t)bytes);
+        }
+        else {
+            result = bytes == 1 ? Py_NewRef(Py_None) : PyErr_NoMemory();
+        }
         free(encoded);
     }
     PyMem_Free(naming.renames);

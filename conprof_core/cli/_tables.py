@@ -36,14 +36,17 @@ def signed(text: str, value: float) -> str:
 
 
 def _fit(cell: str, width: int) -> str:
-    """Cut what is too long: of ``name  place`` the begin of the place, else the begin of it all."""
+    """Cut what is too long: of ``name  place`` the begin of the place, else the middle."""
     if len(cell) <= width:
         return cell
     name, gap, place = cell.partition("  ")
     room = width - len(name) - len(gap) - 1
     if gap and room >= 8:
         return f"{name}{gap}…{place[-room:]}"
-    return f"{name[: width - 1]}…" if gap else f"…{cell[len(cell) - width + 1 :]}"
+    if gap:
+        return f"{name[: width - 1]}…"
+    half = (width - 1) // 2
+    return f"{cell[: width - 1 - half]}…{cell[len(cell) - half :]}"
 
 
 def render(
@@ -54,7 +57,7 @@ def render(
         max([len(header), *(len(row[column]) for row in rows)], default=len(header))
         for column, header in enumerate(headers)
     ]
-    room = shutil.get_terminal_size((100, 24)).columns
+    room = shutil.get_terminal_size((200, 24)).columns  # wide where it is no terminal
     others = sum(widths) - widths[wide] + 2 * len(widths)
     widths[wide] = max(12, min(widths[wide], room - others))
     lines = [title, ""] if title else []

@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         return 2
     with tempfile.TemporaryDirectory(prefix="conprof-demo-") as directory:
         demo = _Demo(root, Path(directory))
+        # Whoever ends the demo ends its agent, shops and traffic too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             return demo.run(once=args.once)
         except _CouldNotStartError as error:

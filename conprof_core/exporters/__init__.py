@@ -30,6 +30,8 @@ __all__ = [
 SCHEMES: Final[Mapping[str, tuple[str, str]]] = {
     "blackfire": ("conprof_core.exporters.blackfire", "BlackfireExporter"),
     "file": ("conprof_core.exporters.file", "FileExporter"),
+    "pyroscope+http": ("conprof_core.exporters.pyroscope", "PyroscopeExporter"),
+    "pyroscope+https": ("conprof_core.exporters.pyroscope", "PyroscopeExporter"),
 }
 """Scheme → module and class. A class is called with a ``Destination``."""
 
@@ -163,6 +165,10 @@ def check_url(option: str, url: str) -> None:
         from conprof_core.exporters.file import directory_of
 
         directory_of(url, option)
+    elif _scheme(url).startswith("pyroscope+"):
+        from conprof_core.exporters.pyroscope import target_of
+
+        target_of(url, option)
 
 
 def create(destination: Destination) -> Exporter:

@@ -8,18 +8,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from conprof_core._process import clean_tag
 from conprof_core._version import __version__
 from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict, naming
+from conprof_core.exporters._answers import cause, certificates, judge
+
+if TYPE_CHECKING:
+    from conprof_core.exporters._transport import Answer
 
 __all__ = ["INTAKE_PATH", "OLD_AGENT", "BlackfireExporter", "encode_event", "encode_multipart"]
 
 INTAKE_PATH: Final = "/profiling/v1/input"
 OLD_AGENT: Final = "the continuous profiling feature requires Blackfire Agent >= 2.13.0"
-
-_GATEWAY_STATUS: Final = frozenset({502, 503, 504})
 
 
 class BlackfireExporter:
@@ -62,31 +64,19 @@ class BlackfireExporter:
                 timeout_s=timeout_s,
                 auth=self._auth,
                 unix_path=self._unix_path,
-                verify=_certificates(),
+                verify=certificates(),
             )
         except (RequestException, OSError) as error:
             if "malformed" in str(error).lower() or "BadStatusLine" in str(error):
                 return Outcome(Verdict.REFUSED, OLD_AGENT)
-            return Outcome(Verdict.RETRY, _cause(error))
-        return self._judge(answer.status, answer.reason, answer.retry_after, answer.body)
+            return Outcome(Verdict.RETRY, cause(error))
+        return self._judge(answer)
 
-    def _judge(self, status: int, reason: str, retry_after: str | None, body: str) -> Outcome:
-        if 200 <= status < 300:
-            return Outcome(Verdict.DELIVERED)
-        if status == 404:
+    def _judge(self, answer: Answer) -> Outcome:
+        if answer.status == 404:
             return Outcome(Verdict.REFUSED, OLD_AGENT)
-        detail = f"HTTP {status} {reason}".rstrip()
-        if status in (401, 403):
-            missing = "" if self._auth else "; set BLACKFIRE_SERVER_ID and BLACKFIRE_SERVER_TOKEN"
-            return Outcome(Verdict.REFUSED, f"{detail}: the agent wants other credentials{missing}")
-        if status in (408, 429) or status in _GATEWAY_STATUS:
-            return Outcome(Verdict.RETRY, detail, retry_after_s=_parse_retry_after(retry_after))
-        excerpt = " ".join(body.split())[:200]
-        detail = f"{detail}: {excerpt}" if excerpt else detail
-        if status >= 500:
-            retry = _parse_retry_after(retry_after)
-            return Outcome(Verdict.RETRY, detail, retry_after_s=retry, counts=True)
-        return Outcome(Verdict.REFUSED, detail)
+        hint = "" if self._auth else "; set BLACKFIRE_SERVER_ID and BLACKFIRE_SERVER_TOKEN"
+        return judge(answer, f"the agent wants other credentials{hint}")
 
     def shutdown(self) -> None:
         """Nothing is held between uploads."""
@@ -99,41 +89,6 @@ def _web_scheme(scheme: str) -> str:
 def _without_credentials(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
-
-
-def _certificates() -> str | bool:
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
-
-
-def _cause(error: BaseException) -> str:
-    """Return the innermost reason in a few words: urllib3 wraps it three times."""
-    seen = 0
-    while seen < 8:
-        seen += 1
-        inner = getattr(error, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = next((arg for arg in error.args if isinstance(arg, BaseException)), None)
-        if inner is None:
-            break
-        error = inner
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())[:200]
-
-
-def _parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds of a ``Retry-After``: a number, or a date."""
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    from email.utils import parsedate_to_datetime
-
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return None
 
 
 def _time(unix_ns: int) -> str:

@@ -1,0 +1,185 @@
+"""Pushes to Grafana Pyroscope: ``push.v1.PusherService/Push`` as Connect unary, over ``requests``.
+
+One request a window, one series for each profile type, called as Pyroscope's own SDKs call them.
+The messages are two levels of strings and bytes (grafana/pyroscope, ``api/push/v1/push.proto``), so
+they are written by hand. Label sets of samples become series in the server.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from conprof_core._version import __version__
+from conprof_core.errors import ConfigError
+from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict, naming
+from conprof_core.exporters._answers import cause, certificates, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["PyroscopeExporter", "Target", "encode_push", "target_of"]
+
+_PUSH_PATH: Final = "/push.v1.PusherService/Push"
+_FORM: Final = (
+    "a Pyroscope server is written pyroscope+https://[user:password@]host[/prefix][?tenant=…]"
+)
+# Limits of a server by default (pkg/validation): 30 names a series, of 1024 and 2048 bytes.
+_MAX_LABELS: Final = 30
+_MAX_LABEL_NAME: Final = 1_024
+_MAX_LABEL_VALUE: Final = 2_048
+# What describes one process or one window would make a series of each.
+_PER_PROCESS: Final = frozenset(
+    {
+        "service",
+        "application_name",
+        "language",
+        "runtime",
+        "runtime-id",
+        "process_id",
+        "profile_seq",
+    }
+    | {"runtime_os", "runtime_arch", "runtime_version", "probe_version", "engine"}
+)
+
+
+class Target(NamedTuple):
+    """Where a URL leads.
+
+    Attributes:
+        url: address of the service, without credentials.
+        auth: user and password, if the URL names them.
+        tenant: for ``X-Scope-OrgID``; empty leaves the header out.
+        shown: the address for people.
+    """
+
+    url: str
+    auth: tuple[str, str] | None
+    tenant: str
+    shown: str
+
+
+def target_of(url: str, option: str = "export_to") -> Target:
+    """Return what a ``pyroscope+http(s):`` URL says.
+
+    Raises:
+        ConfigError: it names no host, or says what is not understood.
+    """
+    from urllib.parse import parse_qsl, unquote, urlsplit
+
+    shown = f"{url.partition('://')[0]}://{url.partition('://')[2].rpartition('@')[2]}"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ConfigError(option, shown, _FORM) from None
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if not parts.hostname or parts.fragment or set(query) - {"tenant"}:
+        raise ConfigError(option, shown, _FORM)
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    base = f"{parts.scheme.partition('+')[2]}://{host}{f':{port}' if port else ''}"
+    auth = None
+    if parts.username is not None:
+        auth = (unquote(parts.username), unquote(parts.password or ""))
+    address = base + parts.path.rstrip("/")
+    return Target(address + _PUSH_PATH, auth, query.get("tenant", ""), address)
+
+
+class PyroscopeExporter:
+    """Delivers to a Pyroscope server, or to Grafana Cloud with user and API key in the URL."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._target = target_of(destination.url)
+        self.name = f"Pyroscope at {self._target.shown}"
+        self.naming = naming.pyroscope(destination.measured)
+
+    def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
+        """Try once; never raises for what a network or a server can do."""
+        from requests import RequestException
+
+        from conprof_core.exporters._transport import post
+
+        headers = {
+            "Content-Type": "application/proto",
+            "Connect-Protocol-Version": "1",
+            "User-Agent": f"conprof/{__version__}",
+        }
+        if self._target.tenant:
+            headers["X-Scope-OrgID"] = self._target.tenant
+        try:
+            answer = post(
+                self._target.url,
+                encode_push(window),
+                headers,
+                timeout_s=timeout_s,
+                auth=self._target.auth,
+                unix_path=None,
+                verify=certificates(),
+            )
+        except (RequestException, OSError) as error:
+            return Outcome(Verdict.RETRY, cause(error))
+        if answer.status == 404:
+            return Outcome(Verdict.REFUSED, "there is no Pyroscope (1.0 or newer) at this address")
+        missing = "" if self._target.auth else "; write user:password@ before the host"
+        return judge(answer, f"the server wants other credentials, or a tenant{missing}")
+
+    def shutdown(self) -> None:
+        """Nothing is held between uploads."""
+
+
+def _labels(window: EncodedWindow, series: str) -> dict[str, str]:
+    """Return the labels of one series: what all samples of a service share, and what users add."""
+    labels = {
+        "__name__": series,
+        "service_name": window.service,
+        "otel.scope.name": "conprof",
+        "otel.scope.version": __version__,
+    }
+    for key, value in window.tags.items():
+        if key in _PER_PROCESS or key.startswith(("conprof_lost_", "__")):
+            continue
+        labels.setdefault("hostname" if key == "host" else key, value)
+    usable = ((key[:_MAX_LABEL_NAME], _cut(value)) for key, value in labels.items() if value)
+    return dict(list(usable)[:_MAX_LABELS])
+
+
+def _cut(value: str) -> str:
+    encoded = value.encode("utf-8", "replace")[:_MAX_LABEL_VALUE]
+    return encoded.decode("utf-8", "ignore")
+
+
+def encode_push(window: EncodedWindow) -> bytes:
+    """Return a ``PushRequest``: series, each with its labels and one profile."""
+    return b"".join(
+        _field(
+            1,
+            b"".join(_label_pairs(_labels(window, profile.name)))
+            + _field(2, _field(1, profile.pprof_gz) + _field(2, _uuid().encode("ascii"))),
+        )
+        for profile in window.profiles
+    )
+
+
+def _label_pairs(labels: dict[str, str]) -> Iterable[bytes]:
+    for key, value in sorted(labels.items()):
+        name = key.encode("utf-8", "replace")
+        yield _field(1, _field(1, name) + _field(2, value.encode("utf-8", "replace")))
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """Return a length-delimited field; its number is below 16, so its key is one byte."""
+    size, length = len(payload), bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    length.append(size)
+    return bytes((number << 3 | 2, *length)) + payload
+
+
+def _uuid() -> str:
+    """Return a random UUID (RFC 9562, version 4)."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    text = raw.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
