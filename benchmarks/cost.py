@@ -29,10 +29,12 @@ from pathlib import Path
 from proof import prove
 
 HERE = Path(__file__).resolve().parent
-WORKLOADS = ("cpu", "threads", "flask", "starlette")
+WORKLOADS = ("cpu", "threads", "flask", "starlette", "allocate")
 PACKAGES = {
     "off": [],
     "conprof": [],
+    "conprof-heap": [],
+    "tracemalloc": [],
     "ddtrace": ["ddtrace"],
     "pyroscope": ["pyroscope-io"],
     "blackfire": ["blackfire_conprof"],
@@ -100,7 +102,7 @@ def _process_clock(pid: int) -> int:
 
 def environment(profiler: str, cache: Path) -> Path:
     """Return the Python of a profiler's environment, made on first use."""
-    if profiler in ("off", "conprof"):
+    if profiler in ("off", "conprof", "conprof-heap", "tracemalloc"):
         directory = cache / "conprof"
         wanted = [str(HERE.parent)]
     else:
@@ -108,7 +110,7 @@ def environment(profiler: str, cache: Path) -> Path:
         wanted = PACKAGES[profiler]
     python = directory / "bin" / "python"
     ready = directory / ".ready"
-    if not ready.exists() or profiler == "conprof":
+    if not ready.exists() or profiler.startswith("conprof"):
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet"]

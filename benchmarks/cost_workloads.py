@@ -29,10 +29,11 @@ def done() -> None:
 def start_profiler() -> None:
     """Start the profiler under test, with its defaults, at 100 Hz where it can be told."""
     often = PROOF_INTERVAL_S if RECEIVER else None
-    if PROFILER == "conprof":
+    if PROFILER in ("conprof", "conprof-heap"):
         import conprof_core
 
-        conprof_core.start(agent_socket=f"tcp://{UPLOAD_TO}", period=often)
+        types = "cpu,heap" if PROFILER == "conprof-heap" else "cpu"
+        conprof_core.start(agent_socket=f"tcp://{UPLOAD_TO}", period=often, profile_types=types)
         assert conprof_core.is_running()
         assert conprof_core.stats()["engine"] == "native", conprof_core.stats()
     elif PROFILER == "ddtrace":
@@ -43,6 +44,10 @@ def start_profiler() -> None:
         from ddtrace.profiling import Profiler
 
         Profiler().start()
+    elif PROFILER == "tracemalloc":
+        import tracemalloc
+
+        tracemalloc.start()
     elif PROFILER == "blackfire":
         from blackfire_conprof.profiler import Profiler as Blackfire
 
@@ -56,6 +61,7 @@ def start_profiler() -> None:
             application_name="cost",
             server_address=f"http://{UPLOAD_TO}",
             upload_interval=often or 10,
+            mem_enabled=WORKLOAD == "allocate",
         )
 
 
@@ -81,6 +87,19 @@ def cpu() -> None:
     """One thread, pure Python."""
     while True:
         unit()
+        done()
+
+
+def allocate() -> None:
+    """Small objects of many kinds that live shortly, some longer, and now and then a buffer."""
+    kept: list[object] = [None] * 10_000
+    at = 0
+    while True:
+        for number in range(300):
+            record = {"id": number, "name": f"name {number}", "tags": [number, number + 1]}
+            kept[at] = (record, bytes(number))
+            at = (at + 1) % len(kept)
+        bytearray(20_000)
         done()
 
 
@@ -204,4 +223,4 @@ if __name__ == "__main__":
         serve(WORKLOAD)
     else:
         start_profiler()
-        {"cpu": cpu, "threads": threads}[WORKLOAD]()
+        {"cpu": cpu, "threads": threads, "allocate": allocate}[WORKLOAD]()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -34,7 +35,8 @@ class Loaded:
     """One or more profiles, added up.
 
     Attributes:
-        values: own name of a type → stack and labels → value.
+        values: own name of a type → stack and labels → value, added up.
+        counted: own name of a type → how many profiles had it.
         seconds: time that the profiles cover, each counted; 0 when they do not say.
     """
 
@@ -43,6 +45,7 @@ class Loaded:
     seconds: float = 0.0
     types: dict[str, ProfileType] = field(default_factory=dict)
     values: dict[str, dict[Stack, int]] = field(default_factory=lambda: defaultdict(dict))
+    counted: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, data: bytes) -> None:
         """Add the bytes of one profile.
@@ -54,6 +57,7 @@ class Loaded:
         kinds = [profile_type(name, unit, self.name) for name, unit in profile.sample_types]
         for kind in kinds:
             self.types.setdefault(kind.name, kind)
+            self.counted[kind.name] += 1
         for frames, labels, values in rows_of(profile):
             for kind, value in zip(kinds, values, strict=True):
                 if value:
@@ -62,6 +66,14 @@ class Loaded:
         self.files += 1
         self.seconds += max(0, profile.duration_ns) / 1e9
 
+    def rows(self, type_name: str) -> Iterator[tuple[Stack, int]]:
+        """Yield what is true of the whole: of a state, as live heap is, the mean of the profiles
+        that tell it, where anything else is their sum."""
+        kind = self.types.get(type_name)
+        parts = self.counted[type_name] if kind is not None and kind.instant else 1
+        for stack, value in self.values.get(type_name, {}).items():
+            yield stack, round(value / max(1, parts))
+
     def choose(self, wanted: str | None) -> ProfileType:
         """Return the type to show: the one wanted, or the first that has values.
 
@@ -69,6 +81,10 @@ class Loaded:
             AgentError: there is no such type.
         """
         if wanted is not None:
+            # By our own name, or as it is called in the file: inuse_space is heap_space here.
+            for kind in self.types.values():
+                if wanted == kind.original:
+                    return kind
             if wanted not in self.types:
                 known = ", ".join(sorted(self.types))
                 raise AgentError(f"{self.name} has no type {wanted}; it has {known}")
@@ -77,18 +93,18 @@ class Loaded:
         return self.types[min(filled, key=rank)]
 
     def total(self, type_name: str) -> int:
-        return sum(self.values.get(type_name, {}).values())
+        return sum(value for _, value in self.rows(type_name))
 
     def by_label(self, type_name: str, key: str) -> dict[str, int]:
         """Return value by the value of a label; the empty one for samples without it."""
         sums: dict[str, int] = defaultdict(int)
-        for (_, labels), value in self.values.get(type_name, {}).items():
+        for (_, labels), value in self.rows(type_name):
             sums[dict(labels).get(key, "")] += value
         return sums
 
     def add_to(self, tree: FlameTree, type_name: str, column: int = 0) -> None:
         """Add the stacks of one type to a tree."""
-        for (frames, _), value in self.values.get(type_name, {}).items():
+        for (frames, _), value in self.rows(type_name):
             tree.add_stack(frames, value, column)
 
 

@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "diff",
         help="compare two profiles",
         description="Compare two profiles, per second of what each covers; where one does not say "
-        "how long it took, by share of the total.",
+        "how long it took, by share of the total. What is a state, as live memory is, by itself.",
     )
     parser.add_argument("base", metavar="A", help="before: a file, a directory or an address")
     parser.add_argument("source", metavar="B", help="after: likewise")
@@ -42,15 +42,19 @@ def run(args: argparse.Namespace) -> int:
     tree = FlameTree()
     after.add_to(tree, kind.name)
     before.add_to(tree, kind.name, 1)
-    by_time = before.seconds > 0 and after.seconds > 0
-    own, base = _scale(after, kind.name, by_time), _scale(before, kind.name, by_time)
+    # A state, such as live bytes, is what it is; of what flows, so much flows in a second.
+    by_time = not kind.instant and before.seconds > 0 and after.seconds > 0
+    own = base = 1.0
+    if not kind.instant:
+        own, base = _scale(after, kind.name, by_time), _scale(before, kind.name, by_time)
     groups = _groups(after, before, kind.name, args.by, own, base)
     functions = [
         row | {"before": row["base_self"] * base, "now": row["self"] * own} for row in tree.top()
     ]
     functions.sort(key=lambda row: -abs(row["now"] - row["before"]))
     head = {"base": args.base, "source": args.source, "type": kind.name, "unit": kind.unit}
-    head |= {"by": args.by, "scaled": "per_second" if by_time else "share"}
+    scaled = "state" if kind.instant else "per_second" if by_time else "share"
+    head |= {"by": args.by, "scaled": scaled}
     if args.html:
         data = head | {"title": f"{args.base} → {args.source}", "rows": groups}
         data |= {"compared": True, "scales": [own, base]}
@@ -60,12 +64,14 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(head | {"rows": groups, "functions": functions[: args.limit]}, indent=2))
     elif not args.html:
-        unit = kind.unit if by_time else ""
-        print(f"{kind.name}, {'per second' if by_time else 'share of the total'}\n")
-        _print([row["value"] or "(none)" for row in groups], groups, args, args.by, unit)
+        unit = "" if scaled == "share" else kind.unit
+        rate = "/s" if by_time else ""
+        what = {"state": "alive", "per_second": "per second", "share": "share of the total"}
+        print(f"{kind.name}, {what[scaled]}\n")
+        _print([row["value"] or "(none)" for row in groups], groups, args, args.by, unit, rate)
         print()
         names = [f"{row['function']}  {row['file']}".rstrip() for row in functions]
-        _print(names, functions, args, "function, self", unit)
+        _print(names, functions, args, "function, self", unit, rate)
     return 0
 
 
@@ -85,10 +91,15 @@ def _groups(
 
 
 def _print(
-    names: list[str], rows: list[dict[str, Any]], args: argparse.Namespace, title: str, unit: str
+    names: list[str],
+    rows: list[dict[str, Any]],
+    args: argparse.Namespace,
+    title: str,
+    unit: str,
+    rate: str,
 ) -> None:
     def show(value: float) -> str:
-        return f"{amount(value, unit)}/s" if unit else percent(value)
+        return f"{amount(value, unit)}{rate}" if unit else percent(value)
 
     lines = []
     for name, row in zip(names[: args.limit], rows[: args.limit], strict=True):
