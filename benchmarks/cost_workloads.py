@@ -100,6 +100,7 @@ def allocate() -> None:
             kept[at] = (record, bytes(number))
             at = (at + 1) % len(kept)
         bytearray(20_000)
+        fold_words(TEXT)
         done()
 
 

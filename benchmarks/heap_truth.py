@@ -7,8 +7,8 @@ Each program allocates at least 200 MB of a known kind and keeps a known part. E
 of its own. The table gives the four values ÷ truth: mean over the runs, its standard error, the
 worst run. Passes when at 64 KiB every value of every run lies within 5 % of the truth or within
 what its number of samples allows (four standard deviations), at the default within 15 % likewise,
-and when each mean lies within two standard errors and a half of 1 (there are 48 of them; two standard
-errors hold for 95 in 100).
+and when each mean lies within two and a half standard errors of 1 (there are forty of them; two
+hold for 95 in 100).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def run_one(program: str, mean: int) -> None:
         values, itertools.product((known.made, known.kept), (0, 1)), strict=True
     ):
         truth = sum(size**power * count for size, count in pairs)
-        # Variance of the estimator: the sum of s² (1 − P) / P over all blocks.
+        # Variance of the estimator: the sum of s² (1/P - 1) over all blocks.
         variance = sum(
             count * size ** (2 * power) * math.exp(-size / mean) / -math.expm1(-size / mean)
             for size, count in pairs
