@@ -111,6 +111,15 @@ class NativeEngine:
             wall_rate_hz=settings.wall_rate_hz,
         )
         self._before = {}
+        if settings.wall_rate_hz:
+            # Imported here: without wall time nobody needs it.
+            from conprof_core._engine.suspended import SuspendedTasks
+
+            native = self._native
+            suspended = SuspendedTasks(
+                native.charge_suspended, native.context_var, native.running_loops
+            )
+            native.look_at_tasks(suspended.look)
         if settings.heap_bytes:
             failed = self._native.start_heap(settings.heap_bytes)
             if failed:

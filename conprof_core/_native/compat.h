@@ -119,6 +119,19 @@ conprof_gil_holder(uintptr_t gil)
     return locked == 1 ? holder : 0;
 }
 
+/* GIL held. The asyncio loop that runs in a thread, borrowed, or NULL; 3.14+, where tasks
+ * are listed by loop. */
+static inline PyObject *
+conprof_running_loop(PyThreadState *ts)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    return ((_PyThreadStateImpl *)ts)->asyncio_running_loop;
+#else
+    (void)ts;
+    return NULL;
+#endif
+}
+
 /* The frame below which there is nothing: NULL, or on 3.15 a sentinel inside
  * the thread state. May run in signal context. */
 static inline const conprof_frame *

@@ -35,8 +35,11 @@ static _Atomic uint64_t signal_changes;    /* written by: drain */
 static atomic_bool terminate_is_requested; /* written by: SIGTERM handler */
 static sem_t terminate_is_done;            /* posted by: the caller of on_terminate */
 
+static _Atomic uint64_t next_task_look_ns; /* monotonic, 0: none; written by: set, looker */
+static atomic_bool task_look_is_running;   /* written by: drain, looker */
+
 /* owner: GIL holder */
-static PyObject *tick_callback, *terminate_callback;
+static PyObject *tick_callback, *terminate_callback, *task_look_callback;
 
 /* Interrupts the drain's sleep. */
 static void
@@ -102,6 +105,23 @@ run_tick(void *Py_UNUSED(argument))
     conprof_drain_schedule(seconds < 0 ? 60 : seconds);
     atomic_store(&tick_is_running, false);
     /* The drain sleeps until the old time: tell it the new one. */
+    rouse();
+    return NULL;
+}
+
+static void *
+run_task_look(void *Py_UNUSED(argument))
+{
+    prctl(PR_SET_NAME, "conprof-tasks", 0, 0, 0);
+    block_signals_but(conprof_sampler.signal_number);
+    conprof_session_thread_begin("conprof-tasks", 13, NULL);
+    double seconds = call_python(&task_look_callback);
+    conprof_session_thread_end();
+    /* 0 meanwhile: there is nobody to call any more. */
+    uint64_t expected = UINT64_MAX;
+    uint64_t next = monotonic_ns() + (uint64_t)((seconds < 0.01 ? 5 : seconds) * 1e9);
+    atomic_compare_exchange_strong(&next_task_look_ns, &expected, next);
+    atomic_store(&task_look_is_running, false);
     rouse();
     return NULL;
 }
@@ -297,9 +317,33 @@ wait_for_work(void)
     }
     uint64_t look = conprof_offcpu_wait_ns(now);
     left = look < left ? look : left;
+    uint64_t tasks = atomic_load(&next_task_look_ns);
+    if (tasks != 0 && tasks != UINT64_MAX) {
+        uint64_t until = tasks > now ? tasks - now : 0;
+        left = until < left ? until : left;
+    }
     struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000u),
                                .tv_nsec = (long)(left % 1000000000u)};
     sigtimedwait(&ours, NULL, &timeout);
+}
+
+/* Starts a look at suspended tasks when it is due. */
+static void
+look_at_tasks(void)
+{
+    uint64_t due = atomic_load(&next_task_look_ns);
+    if (due == 0 || due > monotonic_ns() || atomic_load(&is_stopping) ||
+        atomic_exchange(&task_look_is_running, true)) {
+        return;
+    }
+    /* Not due while it runs; the looker says when it is again. */
+    if (atomic_compare_exchange_strong(&next_task_look_ns, &due, UINT64_MAX) &&
+        !spawn(run_task_look)) {
+        due = UINT64_MAX;
+        atomic_compare_exchange_strong(&next_task_look_ns, &due,
+                                       monotonic_ns() + UINT64_C(5000000000));
+        atomic_store(&task_look_is_running, false);
+    }
 }
 
 static void *
@@ -327,6 +371,7 @@ run_drain(void *argument)
             change_signal(&timer);
         }
         conprof_session_drain();
+        look_at_tasks();
         if (!atomic_load(&is_stopping) && monotonic_ns() >= atomic_load(&next_tick_ns) &&
             !atomic_exchange(&tick_is_running, true) && !spawn(run_tick)) {
             atomic_store(&tick_is_running, false);
@@ -385,6 +430,7 @@ conprof_drain_forget(void)
     is_started = false;
     atomic_store(&conprof_sampler.drain_tid, 0);
     atomic_store(&tick_is_running, false);
+    atomic_store(&task_look_is_running, false);
     atomic_store(&terminate_is_requested, false);
     atomic_store(&charged_ns, 0);
     conprof_drain_reset();
@@ -398,6 +444,27 @@ conprof_drain_set_callbacks(PyObject *tick, PyObject *on_terminate)
     terminate_callback = on_terminate;
     Py_XDECREF(old_tick);
     Py_XDECREF(old_terminate);
+}
+
+void
+conprof_drain_set_task_look(PyObject *look)
+{
+    PyObject *old = task_look_callback;
+    task_look_callback = look;
+    atomic_store(&next_task_look_ns, look == NULL ? 0 : monotonic_ns());
+    rouse();
+    Py_XDECREF(old);
+}
+
+void
+conprof_drain_await_task_look(void)
+{
+    struct timespec pause = {.tv_nsec = 200000};
+    Py_BEGIN_ALLOW_THREADS;
+    for (int i = 0; i < 250 && atomic_load(&task_look_is_running); i++) {
+        nanosleep(&pause, NULL);
+    }
+    Py_END_ALLOW_THREADS;
 }
 
 void

@@ -39,6 +39,14 @@ void conprof_drain_forget(void);
 void conprof_drain_set_callbacks(PyObject *tick, PyObject *on_terminate);
 void conprof_drain_schedule(double seconds);
 
+/* GIL held. What looks at suspended tasks while the session runs: called with the GIL in a
+ * thread of its own, returns seconds until the next call; NULL: nothing. The reference is
+ * taken over. */
+void conprof_drain_set_task_look(PyObject *look);
+
+/* GIL held, released while waiting, a moment at most: until no such look is under way. */
+void conprof_drain_await_task_look(void);
+
 /* Any thread: the next tick is due now. */
 void conprof_drain_wake(void);
 

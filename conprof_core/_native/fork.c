@@ -55,6 +55,7 @@ conprof_fork_prefork(void)
 {
     if (conprof_session_is_running()) {
         conprof_drain_stop();
+        conprof_drain_await_task_look();
     }
 }
 

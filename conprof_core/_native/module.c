@@ -13,6 +13,7 @@
 #include "sampler.h"
 #include "self_test.h"
 #include "session.h"
+#include "suspended.h"
 #include "thread_hook.h"
 #include "threads.h"
 #include "window_object.h"
@@ -41,6 +42,13 @@ start(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
     if (conprof_session_start(rate_hz, period_s, max_stacks, wall_rate_hz) < 0) {
         return NULL;
     }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+look_at_tasks(PyObject *Py_UNUSED(module), PyObject *look)
+{
+    conprof_drain_set_task_look(look == Py_None ? NULL : Py_NewRef(look));
     Py_RETURN_NONE;
 }
 
@@ -206,6 +214,15 @@ static PyMethodDef functions[] = {
      "start(*, rate_hz, period_s, max_stacks, tick, on_terminate)"},
     {"stop", stop, METH_NOARGS, "Take no more samples; the last window stays to be taken."},
     {"take_window", take_window, METH_NOARGS, "The window since the last call."},
+    {"look_at_tasks", look_at_tasks, METH_O,
+     "look_at_tasks(look)\n\nCalls look() in a thread of its own while the session runs, again "
+     "after the seconds that it returns."},
+    {"charge_suspended", (PyCFunction)(void (*)(void))conprof_suspended_charge, METH_VARARGS,
+     "charge_suspended(frames, cell, ns)\n\nAdds wall time to a suspended stack: (code, byte "
+     "offset of the instruction), leaf first."},
+    {"running_loops", conprof_suspended_loops, METH_NOARGS,
+     "running_loops()\n\nThe asyncio loops that run now, as far as thread states know them "
+     "(3.14)."},
     {"start_heap", start_heap, METH_O,
      "start_heap(mean): sample allocations; what is in the way, or ''. After start()."},
     {"wake", wake, METH_NOARGS, "Have tick() called now."},

@@ -275,6 +275,7 @@ conprof_session_stop(void)
     Py_BEGIN_ALLOW_THREADS;
     conprof_drain_stop();
     Py_END_ALLOW_THREADS;
+    conprof_drain_await_task_look();
     pthread_sigmask(SIG_BLOCK, &ours, &old);
     conprof_lock();
     struct conprof_thread *self = conprof_threads_find(own_tid());
@@ -303,6 +304,7 @@ conprof_session_stop(void)
     conprof_registry_uninstall();
     conprof_registry_reset();
     conprof_drain_set_callbacks(NULL, NULL);
+    conprof_drain_set_task_look(NULL);
     atomic_store(&session_pid, 0);
 }
 
@@ -379,6 +381,23 @@ conprof_session_charge_request(void)
 }
 
 void
+conprof_session_charge_wall(const uint64_t *frames, uint32_t count,
+                            struct conprof_label_record *record, uint64_t cell_id, uint64_t ns)
+{
+    conprof_lock();
+    if (window != NULL && window->has_wall && conprof_session_is_running() &&
+        !atomic_load(&conprof_sampler.is_paused)) {
+        conprof_labels_acquire(record);
+        conprof_drain_ring(window); /* the codes that were just copied */
+        struct conprof_row *row = conprof_window_row(window, frames, count, record, cell_id, 0);
+        conprof_window_charge(window, row, CONPROF_COLUMN_WALL_NS, ns);
+        conprof_window_charge(window, row, CONPROF_COLUMN_WALL_SAMPLES, 1);
+        conprof_labels_release(record);
+    }
+    conprof_unlock();
+}
+
+void
 conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes)
 {
     conprof_lock();
@@ -413,4 +432,5 @@ conprof_session_forget(void)
     conprof_unlock();
     /* The callbacks belong to the parent's profiler; Python drops its own. */
     conprof_drain_set_callbacks(NULL, NULL);
+    conprof_drain_set_task_look(NULL);
 }

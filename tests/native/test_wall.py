@@ -178,6 +178,46 @@ def test_an_idle_loop_waits_for_nobody() -> None:
     assert wall_s(captured, "select", route="/fast") == 0
 
 
+def test_suspended_tasks_wait_with_their_labels() -> None:
+    async def long_wait() -> None:
+        await asyncio.sleep(SECONDS)
+
+    async def outer(route: str) -> None:
+        with conprof.labels(route=route):
+            await asyncio.gather(long_wait(), long_wait())
+
+    async def main() -> None:
+        await asyncio.gather(*(outer(f"/{number % 2}") for number in range(10)))
+
+    with capture(profile_types=[conprof.WALL]) as captured:
+        asyncio.run(main())
+    rows = [row for row in captured.rows if row.frames[-1][0] == "[suspended task]"]
+    assert rows, "the premise: tasks were seen"
+    for route in ("/0", "/1"):
+        waited = wall_s(captured, "long_wait", route=route)
+        assert 0.6 * 10 * SECONDS < waited < 1.2 * 10 * SECONDS, route
+    assert all("select" not in frame[0] for row in rows for frame in row.frames)
+
+
+def test_many_tasks_are_sampled_and_scaled() -> None:
+    count = 5_000
+
+    async def one_of_many() -> None:
+        await asyncio.sleep(2 * SECONDS)
+
+    async def main() -> None:
+        await asyncio.gather(*(one_of_many() for _ in range(count)))
+
+    with capture(profile_types=[conprof.WALL]) as captured:
+        asyncio.run(main())
+    waited = wall_s(captured, "one_of_many")
+    assert 0.4 * 2 * SECONDS * count < waited < 1.5 * 2 * SECONDS * count
+    samples = sum(
+        row.wall_samples for row in captured.rows if row.frames[-1][0] == "[suspended task]"
+    )
+    assert samples < count * 5, "the premise: not every task in every look"
+
+
 def test_off_there_is_no_wall_time() -> None:
     with capture() as captured:
         run_threads([in_many_sleeps])
