@@ -47,9 +47,10 @@ struct chain {
 };
 #define MAX_CHAINS 16
 static struct chain chains[MAX_CHAINS];
-static uint32_t chain_count;          /* owner: GIL holder */
-static _Atomic(struct chain *) chain; /* written by: GIL holder */
-static bool is_installed;             /* owner: GIL holder; ours are in front, or below others */
+static PyMemAllocatorEx with_gil[DOMAINS]; /* owner: GIL holder; the chain's, for MEM and OBJ */
+static uint32_t chain_count;               /* owner: GIL holder */
+static _Atomic(struct chain *) chain;      /* written by: GIL holder */
+static bool is_installed; /* owner: GIL holder; ours are in front, or below others */
 
 /* owner: its thread. Zero in a new thread. */
 static __thread struct {
@@ -241,10 +242,12 @@ count(void *block, size_t bytes)
 
 /* ---- the hooks ---- */
 
+/* RAW may be called while the chain changes; the others have the GIL and save a load. */
 static inline const PyMemAllocatorEx *
 next_of(enum domain domain)
 {
-    return &atomic_load_explicit(&chain, memory_order_acquire)->next[domain];
+    return domain == RAW ? &atomic_load_explicit(&chain, memory_order_acquire)->next[RAW]
+                         : &with_gil[domain];
 }
 
 static __attribute__((noinline)) void *
@@ -302,7 +305,7 @@ reallocate(const PyMemAllocatorEx *next, void *old, size_t bytes)
 }
 
 static __attribute__((noinline)) void
-forget(void *block)
+forget_and_free(const PyMemAllocatorEx *next, void *block)
 {
     conprof_heap_lock();
     uint32_t known = conprof_heap_table_detach((uintptr_t)block);
@@ -310,15 +313,17 @@ forget(void *block)
         conprof_heap_table_release(known);
     }
     conprof_heap_unlock();
+    next->free(next->ctx, block);
 }
 
 static inline void
 release(enum domain domain, void *block)
 {
-    if (!LIKELY(!conprof_heap_may_know(block))) {
-        forget(block);
-    }
     const PyMemAllocatorEx *next = next_of(domain);
+    if (!LIKELY(!conprof_heap_may_know(block))) {
+        forget_and_free(next, block);
+        return;
+    }
     next->free(next->ctx, block);
 }
 
@@ -408,6 +413,7 @@ static void
 put_in_front(void)
 {
     const struct chain *now = atomic_load(&chain);
+    memcpy(with_gil, now->next, sizeof with_gil);
     for (int i = 0; i < DOMAINS; i++) {
         PyMemAllocatorEx ours = hooks[i];
         ours.ctx = now->next[i].ctx;

@@ -48,12 +48,14 @@ struct conprof_heap_block {
 
 extern _Atomic uint64_t conprof_heap_filter[(1u << CONPROF_HEAP_HASH_BITS) / 64];
 
-/* Any thread, without the GIL. */
+/* Any thread, without the GIL. Neighbours in memory are neighbours in the filter: what a
+ * program frees in a row needs few lines of the cache. The second term parts large blocks,
+ * which all begin at the same place of a page. */
 static inline uint32_t
 conprof_heap_hash(uintptr_t address)
 {
-    return (uint32_t)((uint64_t)(address >> 4) * UINT64_C(0x9E3779B97F4A7C15) >>
-                      (64 - CONPROF_HEAP_HASH_BITS));
+    return (uint32_t)(address >> 4 ^ address >> (4 + CONPROF_HEAP_HASH_BITS)) &
+           ((1u << CONPROF_HEAP_HASH_BITS) - 1);
 }
 
 /* Any thread, without the GIL: can this address be in the table? Relaxed: who frees a

@@ -94,6 +94,8 @@ def run_file(name: str, on: bool, args: argparse.Namespace) -> Outcome:
         if on:
             environment["BLACKFIRE_CONPROF_CPU_DURATION"] = str(args.window)
             environment["BLACKFIRE_CONPROF_PERIOD"] = str(args.window)
+            environment["CONPROF_PROFILE_TYPES"] = args.types
+            environment["CONPROF_HEAP_SAMPLE_BYTES"] = "16384"
             runner = [sys.executable, "-m", "conprof_core.cli.main", "run"]
             runner += ["--rate", str(args.rate), "--export-to", f"file://{profiles}"]
             runner += ["--engine", args.engine, "--app-name", "stress", "--"]
@@ -247,6 +249,7 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=RATE_HZ, help="samples per second of CPU time")
     parser.add_argument("--window", type=float, default=2.0, help="seconds of a window")
     parser.add_argument("--engine", default="native", choices=("native", "portable"))
+    parser.add_argument("--types", default="cpu", help="profile types, such as cpu,heap")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one file")
     parser.add_argument("--jobs", type=int, default=2, help="files at the same time")
     parser.add_argument("--logs", type=Path, help="keep the output of what is worse here")
