@@ -143,8 +143,8 @@ def test_raw_without_the_gil() -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    _, allocated, live_objects, live_bytes = of(captured.rows, "hold")
-    assert (live_objects, live_bytes) == (4, 12_000_000)
+    _, allocated, _, live_bytes = of(captured.rows, "hold")
+    assert near(live_bytes, 12_000_000, 0.01)
     assert near(allocated, 4 * (200 * 50_000 + 3_000_000), 0.1)
     for block in blocks:
         library.PyMem_RawFree(block)

@@ -159,7 +159,8 @@ def _read_profiles(outcome: Outcome, directory: Path, pid: int) -> None:
             outcome.problems.append(f"{path.name}: {error}")
             continue
         outcome.profiles += 1
-        if f"-{pid}-" in path.name:
+        has_samples = any(known.type == "samples" for known in profile.sample_types)
+        if f"-{pid}-" in path.name and has_samples:
             outcome.samples += profile.total("samples")
 
 
