@@ -131,7 +131,7 @@ index_reserve(struct conprof_index *index, uint32_t count, const struct conprof_
 static uint64_t
 hash_location(const struct conprof_code *code, int32_t line)
 {
-    return conprof_hash_word(conprof_hash_word(0, (uintptr_t)code), (uint32_t)line);
+    return conprof_hash_word(conprof_hash_word(0, code->hash), (uint32_t)line);
 }
 
 static uint64_t
@@ -150,7 +150,8 @@ intern_location(struct conprof_window *window, struct conprof_code *code, int32_
     uint32_t at = (uint32_t)hash_location(code, line) & mask;
     for (uint32_t found; (found = window->location_index.entries[at]) != 0; at = (at + 1) & mask) {
         const struct conprof_location *location = &window->locations[found - 1];
-        if (location->code == code && location->line == line) {
+        if (location->line == line &&
+            (location->code == code || conprof_code_is_same(location->code, code))) {
             return found - 1;
         }
     }

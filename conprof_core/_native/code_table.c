@@ -113,8 +113,8 @@ conprof_code_new(const char *name, size_t name_bytes, const char *file, size_t f
     return new_code(name, name_bytes, file, file_bytes, NULL, 0, first_line);
 }
 
-static bool
-same_content(const struct conprof_code *a, const struct conprof_code *b)
+bool
+conprof_code_is_same(const struct conprof_code *a, const struct conprof_code *b)
 {
     return a->hash == b->hash && a->first_line == b->first_line && a->name_bytes == b->name_bytes &&
            a->file_bytes == b->file_bytes && a->table_bytes == b->table_bytes &&
@@ -165,7 +165,7 @@ conprof_code_table_add(const uint64_t *words, uint32_t n)
         return;
     }
     struct conprof_code **same = &by_content[code->hash % CONTENT_SLOTS];
-    if (*same != NULL && same_content(*same, code)) {
+    if (*same != NULL && conprof_code_is_same(*same, code)) {
         conprof_code_release(code);
         code = *same;
     }

@@ -36,6 +36,10 @@ conprof_code_file(const struct conprof_code *code)
     return code->data + code->name_bytes;
 }
 
+/* Any thread, no lock: have two codes the same names, lines and line table? A code that is
+ * held for long, as a live block does, may have a twin that the table learnt anew. */
+bool conprof_code_is_same(const struct conprof_code *a, const struct conprof_code *b);
+
 /* Any thread, no lock. */
 void conprof_code_release(struct conprof_code *code);
 
