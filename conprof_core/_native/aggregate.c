@@ -181,6 +181,7 @@ synthetic_code(uint64_t uid, uint32_t low)
     char text[CONPROF_MAX_THREAD_NAME_BYTES + 24];
     struct conprof_code **place;
     if (uid == CONPROF_UID_NATIVE && low < CONPROF_MAX_THREAD_NAMES) {
+        low = conprof_thread_name(low)[0] == '\0' ? 0 : low; /* equal texts, one code */
         place = &native_codes[low];
         snprintf(text, sizeof text, "[native thread %s]", conprof_thread_name(low));
     }

@@ -152,7 +152,9 @@ main(int argc, char **argv)
         for (size_t c = 0; c < sizeof value; c++) {
             value[c] = (char)(' ' + next_random() % 90);
         }
-        struct conprof_label label = {"key", value, 3, (uint32_t)(next_random() % sizeof value)};
+        /* Not empty: in a profile that is no label, and two records would be one. */
+        uint32_t bytes = 1 + (uint32_t)(next_random() % (sizeof value - 1));
+        struct conprof_label label = {"key", value, 3, bytes};
         records[i] = i == 0 ? conprof_labels_empty() : conprof_label_records_intern(&label, 1);
     }
     uint64_t total = 0;

@@ -106,9 +106,14 @@ static uint64_t
 hostile(void)
 {
 #if CONPROF_GENERATOR_READ_DIRECT
-    /* Here the walker trusts that a frame pointer names a frame or what was one: rubbish inside
-     * mapped memory, never a wild pointer (see compat.h). */
+    /* Here the walker trusts that a frame pointer names a frame or what was one: rubbish, but
+     * with a whole object around it in mapped memory, never a wild pointer (see compat.h). */
     uint32_t kind = (uint32_t)(next_random() % 4);
+    uint64_t inside = 512 + next_random() % (CHUNK_BYTES - 1024);
+    if (kind == 1 || kind == 3) {
+        return (uint64_t)(chunk_memory[next_random() % CHUNKS] +
+                          (kind == 3 ? inside & ~7ull : inside));
+    }
 #else
     uint32_t kind = (uint32_t)(next_random() % 8);
 #endif
@@ -140,9 +145,11 @@ corrupt_one(void)
     if (kind == 0) {
         set_current((conprof_frame *)hostile());
     }
+#if !CONPROF_GENERATOR_READ_DIRECT
     else if (kind == 1) {
         outside[next_random() % OUTSIDE_BYTES] ^= (char)(1u << next_random() % 8);
     }
+#endif
     else if (kind < 4) {
         /* A word in the frames; the chunk's own header is what the walker trusts. */
         size_t head = offsetof(_PyStackChunk, data) / 8;
@@ -204,8 +211,8 @@ main(int argc, char **argv)
         memset(&stack, 0xA5, sizeof stack);
         enum conprof_walk walk = conprof_unwind(&thread, 0, 0, &stack);
         if ((int)walk < 0 || (int)walk > 2 ||
-            (walk == CONPROF_WALK_OK && (stack.leaf_count > CONPROF_LEAF_FRAMES ||
-                                         stack.root_count > CONPROF_ROOT_FRAMES))) {
+            (walk == CONPROF_WALK_OK &&
+             (stack.leaf_count > CONPROF_LEAF_FRAMES || stack.root_count > CONPROF_ROOT_FRAMES))) {
             printf("round %ld: walk %d with %u + %u frames\n", round, (int)walk, stack.leaf_count,
                    stack.root_count);
             return 1;
