@@ -303,8 +303,8 @@ change_signal(timer_t *timer)
     start_process_timer(timer);
 }
 
-/* Sleeps until a signal of ours or the next tick. */
-static void
+/* Sleeps until a signal of ours, the next tick or the next look. True when signalled. */
+static bool
 wait_for_work(void)
 {
     sigset_t ours;
@@ -324,7 +324,7 @@ wait_for_work(void)
     }
     struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000u),
                                .tv_nsec = (long)(left % 1000000000u)};
-    sigtimedwait(&ours, NULL, &timeout);
+    return sigtimedwait(&ours, NULL, &timeout) > 0;
 }
 
 /* Starts a look at suspended tasks when it is due. */
@@ -362,7 +362,7 @@ run_drain(void *argument)
     start_process_timer(&timer);
     sem_post(is_ready);
     while (!atomic_load(&is_stopping)) {
-        wait_for_work();
+        bool is_called = wait_for_work();
         if (atomic_load(&terminate_is_requested)) {
             terminate();
             break;
@@ -370,7 +370,8 @@ run_drain(void *argument)
         if (!conprof_sampler_is_installed()) {
             change_signal(&timer);
         }
-        conprof_session_drain();
+        conprof_session_drain(is_called);
+        conprof_session_look();
         look_at_tasks();
         if (!atomic_load(&is_stopping) && monotonic_ns() >= atomic_load(&next_tick_ns) &&
             !atomic_exchange(&tick_is_running, true) && !spawn(run_tick)) {

@@ -122,7 +122,7 @@ reserve(uint32_t words, struct conprof_ring_slot *slot)
     }
     /* Only when memory is allocated faster than the drain gets a turn. Whoever holds the
      * session lock waits for no GIL, so this ends. */
-    conprof_session_drain();
+    conprof_session_drain(true);
     return conprof_ring_reserve(&conprof_sampler.ring, words, slot);
 }
 

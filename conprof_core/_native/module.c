@@ -167,7 +167,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     unsigned long long untracked = conprof_threads_refused(),
                        label_sets_refused = conprof_labels_refused();
     conprof_unlock();
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsIsKsKsKsKsKsKsi}",          /**/
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsIsKsKsKsKsKsKsisKsKsK}",    /**/
                          "signals", (unsigned long long)c->signals,                       /**/
                          "samples", (unsigned long long)c->samples,                       /**/
                          "walks_carried", (unsigned long long)c->carried_stale,           /**/

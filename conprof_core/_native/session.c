@@ -25,6 +25,9 @@
 /* A remainder of process CPU smaller than this waits for the next window. */
 #define MIN_REMAINDER_NS 1000000
 
+/* Wakings without a call, such as looks, after which threads are looked for anyway. */
+#define WAKINGS_PER_SCAN 20
+
 /* owner: holder of the session lock */
 static struct conprof_window *window;
 static uint32_t max_stacks;
@@ -184,14 +187,25 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32
 }
 
 void
-conprof_session_drain(void)
+conprof_session_drain(bool is_called)
 {
+    /* owner: holder of the session lock */
+    static uint32_t since_scan;
     conprof_lock();
     if (window != NULL) {
         conprof_drain_ring(window);
     }
-    conprof_threads_scan(false, false);
+    /* A look alone is no reason: threads of Python's register themselves. */
+    if (is_called || ++since_scan >= WAKINGS_PER_SCAN) {
+        since_scan = 0;
+        conprof_threads_scan(false, false);
+    }
     conprof_unlock();
+}
+
+void
+conprof_session_look(void)
+{
     for (bool has_more = conprof_offcpu_wait_ns(monotonic_ns()) == 0; has_more;) {
         conprof_lock();
         has_more = window != NULL && conprof_offcpu_look(window);

@@ -45,8 +45,11 @@ void conprof_session_charge_wall(const uint64_t *frames, uint32_t count,
 /* GIL held. Gives a thread that runs already its Python name. */
 void conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes);
 
-/* Drain only. */
-void conprof_session_drain(void);
+/* No GIL. `is_called`: by a signal or a writer, that is, CPU time was used. */
+void conprof_session_drain(bool is_called);
+/* Drain only. Looks at what threads wait for, when it is due. */
+void conprof_session_look(void);
+/* Drain only. Another signal: all timers anew. */
 void conprof_session_reconfigure(void);
 
 /* GIL held, in the child of a fork, alone: stopped, and nothing of the parent's window

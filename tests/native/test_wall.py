@@ -82,6 +82,8 @@ def test_each_kind_of_waiting_gets_its_time() -> None:
         began = time.monotonic()
         run_threads(kinds)
         lived = time.monotonic() - began
+        counted = conprof.stats()["engine_stats"]
+    assert counted["wall_looks"] > counted["wall_captures"] > len(kinds)
     for kind in kinds:
         # At both ends, where it stood a look before or after is a guess: half a look each.
         assert SECONDS - 0.15 < wall_s(captured, kind.__name__) < lived + 0.15, kind.__name__
