@@ -37,14 +37,17 @@ def clean_state(clean_environment: None) -> Iterator[None]:
     """Check before and after the test that no profiler, thread, timer or handler is left."""
     import conprof_core
     from conprof_core import _log
+    from conprof_core._labels import context_var
 
     assert not conprof_core.is_running(), "an earlier test left a profiler running"
+    assert context_var.get() is None, "an earlier test left its labels"
     before = _traces()
     _log.forget_internal_errors()
     yield
     running = conprof_core.is_running()
     if running:
         conprof_core.stop()
+    labelled, _ = context_var.get() is not None, context_var.set(None)
     assert not running, "the test left a profiler running"
     deadline = time.monotonic() + LEFTOVER_WAIT_S
     while (left := _leftovers(before)) and time.monotonic() < deadline:
@@ -52,6 +55,7 @@ def clean_state(clean_environment: None) -> Iterator[None]:
     assert not left, f"left behind: {left}"
     errors = dict(_log.internal_errors)
     _log.forget_internal_errors()
+    assert not labelled, "the test left its labels"
     assert not errors, f"internal errors: {errors}; the last: {_log.last_internal_error}"
 
 

@@ -59,7 +59,7 @@ struct conprof_sampler {
     _Atomic uint32_t in_handler;     /* written by: handlers, hooks; threads now inside */
     _Atomic pid_t drain_tid;         /* written by: drain; 0 while none runs */
     atomic_bool drain_is_called;     /* written by: handlers and drain */
-    int signal_number;               /* immutable while active */
+    _Atomic int signal_number;       /* written by: session, while nothing is armed */
     PyInterpreterState *interpreter; /* immutable while active: the only one sampled */
 };
 

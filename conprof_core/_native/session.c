@@ -328,10 +328,14 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
     if (!atomic_load(&conprof_sampler.is_active)) {
         return;
     }
+    if (own_tid() == getpid()) {
+        return; /* a greenlet that gevent runs as a thread: it begins on the main thread */
+    }
     uintptr_t stack_high = own_stack_high();
     uint64_t uid =
         target == NULL ? 0 : conprof_registry_uid(&conprof_sampler.ring, (uintptr_t)target);
     conprof_lock();
+    bool is_new = conprof_threads_find(own_tid()) == NULL;
     struct conprof_thread *thread =
         conprof_threads_arm(own_tid(), conprof_thread_name_id(name, name_bytes), 0);
     if (thread != NULL) {
@@ -340,13 +344,15 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
         thread->target_uid = uid;
     }
     conprof_unlock();
-    requests_charged = 0;
+    if (is_new) {
+        requests_charged = 0;
+    }
 }
 
 void
 conprof_session_thread_end(void)
 {
-    if (!atomic_load(&conprof_sampler.is_active)) {
+    if (!atomic_load(&conprof_sampler.is_active) || own_tid() == getpid()) {
         return;
     }
     conprof_lock();

@@ -10,7 +10,6 @@ from support.process import run_command
 # Each of these costs a process more than the package's own modules do together, or opens sockets.
 HEAVY = {
     "asyncio",
-    "ast",
     "concurrent.futures.thread",
     "dataclasses",
     "email",

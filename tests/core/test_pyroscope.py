@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import os
 import re
 import threading
 import uuid
@@ -15,7 +16,7 @@ import pytest
 from support.check_valid import check_bytes
 from support.pprof_reader import Profile
 
-from conprof_core import Config, ConfigError, Profiler, labels, testing
+from conprof_core import Config, ConfigError, Profiler, _native, labels, testing
 from conprof_core._engine import Row
 from conprof_core._engine._table import PortableWindow
 from conprof_core._pprof import encode_profile
@@ -25,6 +26,10 @@ from conprof_core.exporters import Destination, EncodedWindow, Verdict, create, 
 from conprof_core.exporters.naming import Measured
 from conprof_core.exporters.pyroscope import encode_push, target_of
 
+NEEDS_NATIVE = pytest.mark.skipif(
+    os.environ.get("CONPROF_ENGINE") == "portable" or not hasattr(_native, "self_test"),
+    reason="the native engine is not here, or another one was demanded",
+)
 EVERYTHING = Measured(100, ("cpu", "heap", "wall", "tasks"))
 FRAMES = (("f", "/srv/f.py", 3, 1),)
 
@@ -183,10 +188,8 @@ def test_one_series_for_each_type_under_the_names_of_the_sdks(server: Server) ->
     assert series["goroutine"].profiles[0].total("goroutine") == 4
 
 
-@pytest.mark.parametrize("engine", ["native", "portable"])
+@pytest.mark.parametrize("engine", [pytest.param("native", marks=NEEDS_NATIVE), "portable"])
 def test_a_real_window(server: Server, engine: str) -> None:
-    if engine == "native":
-        pytest.importorskip("conprof_core._native", exc_type=ImportError)
     exporter = create(Destination(f"pyroscope+http://127.0.0.1:{server.port}", Measured(), ""))
     profiler = Profiler(application_name="shop", engine=engine, exporters=[exporter])
     profiler.start()
@@ -210,8 +213,8 @@ def test_label_sets_are_bounded_and_the_rest_is_visible() -> None:
     assert profile.total("cpu") == 600
 
 
+@NEEDS_NATIVE
 def test_both_encoders_bound_and_split_alike() -> None:
-    pytest.importorskip("conprof_core._native", exc_type=ImportError)
     names = naming.pyroscope()._replace(max_label_sets=3, max_samples=4)
     exporter, rows = testing.MemoryExporter(names), list[Row]()
     profiler = Profiler(engine="native", exporters=[exporter])

@@ -268,6 +268,7 @@ def test_tracemalloc_that_takes_our_place_is_noticed() -> None:
     del kept, old
 
 
+@pytest.mark.leaves_process
 def test_fork_leaves_the_child_empty_and_profiled() -> None:
     kept = make_small(100)
     with measured() as captured:
@@ -347,6 +348,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.leaves_process
 @pytest.mark.parametrize("allocator", ["pymalloc", "malloc", "debug", "malloc_debug", "mimalloc"])
 @pytest.mark.parametrize("end", ["stop", "exit"])
 def test_every_allocator_and_the_end_of_the_interpreter(allocator: str, end: str) -> None:

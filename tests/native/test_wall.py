@@ -76,6 +76,7 @@ def in_many_sleeps() -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.leaves_process
 def test_each_kind_of_waiting_gets_its_time() -> None:
     kinds = (in_sleep, in_lock, in_queue, in_socket, in_subprocess, in_many_sleeps)
     with capture(profile_types=[conprof.WALL]) as captured:
@@ -243,6 +244,7 @@ def test_windows_share_a_long_wait() -> None:
     assert abs(wall_s(captured, "in_sleep") - SECONDS) < 0.2
 
 
+@pytest.mark.leaves_process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_after_fork_both_go_on() -> None:
     run_script(
