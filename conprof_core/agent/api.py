@@ -25,7 +25,12 @@ from conprof_core.agent.errors import AgentError, BadQueryError
 from conprof_core.agent.merge import covered_ms, find_type, merge_into, stacks
 from conprof_core.agent.names import route_key
 from conprof_core.agent.security import Guard
-from conprof_core.agent.selection import Selection, check_limit, parse_selection
+from conprof_core.agent.selection import (
+    Selection,
+    check_limit,
+    parse_selection,
+    parse_step,
+)
 from conprof_core.agent.store import Store
 from conprof_core.agent.tree import FlameTree
 from conprof_core.agent.upload_route import Intake
@@ -110,12 +115,7 @@ class Api:
     def series(self, parameters: Parameters) -> dict[str, Any]:
         selection = parse_selection(parameters)
         span = max(1.0, selection.to_s - selection.from_s)
-        try:
-            step = float(parameters.get("step", ["0"])[-1])
-        except ValueError:
-            raise BadQueryError("'step' is a number of seconds") from None
-        smallest = max(1.0, span / limits.MAX_BUCKETS)
-        step = max(step, smallest) if step > 0 else max(span / 240, smallest)
+        step = parse_step(parameters.get("step", [""])[-1], span)
         return query.series(self._store, selection, step, parameters.get("by", [""])[-1])
 
     def flamegraph(self, parameters: Parameters) -> Any:

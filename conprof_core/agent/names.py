@@ -71,6 +71,7 @@ _INSTANT: Final = frozenset(
 _ORDER: Final = (
     "cpu",
     "wall",
+    "gil_wait",
     "alloc_space",
     "alloc_objects",
     "heap_space",

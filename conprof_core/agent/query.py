@@ -149,39 +149,42 @@ def _grouped(
 class _Rates:
     """What a group did window by window: enough for a total, a maximum and a percentile.
 
-    Rates are counted in bins that are one percent wide, so that files can be added up; while there
-    is one file only, its own exact percentile is kept.
+    Rates are counted in bins that are one percent wide, so that files can be added up.
     """
 
-    __slots__ = ("bins", "exact_p95", "files", "peak", "total", "weight", "windows")
+    __slots__ = ("bins", "peak", "total", "weight", "windows")
 
     def __init__(self) -> None:
-        self.bins: dict[int, int] = defaultdict(int)
-        self.exact_p95: float | None = None
-        self.files = 0
+        self.bins: dict[int, tuple[int, float]] = {}
         self.peak = 0.0
         self.total = 0
         self.weight = 0.0
         self.windows = 0
 
+    def add_bin(self, number: int, windows: int, largest: float) -> None:
+        """Count windows whose rate falls into a bin; ``largest`` is the largest of the rates."""
+        counted, known = self.bins.get(number, (0, 0.0))
+        self.bins[number] = (counted + windows, max(known, largest))
+        self.windows += windows
+        self.peak = max(self.peak, largest)
+
     @property
     def p95(self) -> float | None:
-        if self.files < 2:
-            return self.exact_p95
-        rank = 0.95 * self.windows
+        """The rate that 95 of 100 windows do not exceed, too large by one percent at most."""
+        left = 0.95 * self.windows
         for number in sorted(self.bins):
-            rank -= self.bins[number]
-            if rank <= 0:
-                return min(self.peak, math.exp((number + 0.5) / _BINS_PER_E))
-        return self.peak
+            counted, largest = self.bins[number]
+            left -= counted
+            if left <= 0:
+                return largest
+        return self.peak if self.windows else None
 
 
 def table(store: Store, selection: Selection, key: str = route_key) -> dict[str, Any]:
     """Return one row for each value of a label: the per-route table, or any other.
 
     ``p95`` is that of value per second over the windows in which the group has a value at all, to
-    one percent when the range is longer than one file; ``per_request`` is there where the probe
-    counts requests.
+    one percent; ``per_request`` is there where the probe counts requests.
     """
     covered_s = covered_ms(store, selection) / 1000
     kind = find_type(store, selection)
@@ -228,33 +231,26 @@ def table(store: Store, selection: Selection, key: str = route_key) -> dict[str,
 def _add_rates(
     store: Store, found: dict[int, _Rates], source: str, parameters: list[str], *, instant: bool
 ) -> None:
-    """Add what one file has on each group."""
+    """Add what one file has on each group, in one pass: a day has a million rows."""
     rate = "sum(value)" if instant else "sum(value) * 1000.0 / greatest(max(end_ms - start_ms), 1)"
     weighed = "sum(value * greatest(end_ms - start_ms, 1))" if instant else "0"
-    cursor = store.connection.cursor()
-    cursor.execute(
-        f"CREATE OR REPLACE TEMP TABLE rates AS SELECT g, sum(value) AS value, {rate} AS rate, "
-        f"{weighed} AS weighed FROM ({source}) GROUP BY g, win",
-        parameters,
+    rows = (
+        store.connection.cursor()
+        .execute(
+            f"SELECT g, CASE WHEN value > 0 THEN floor(ln(rate) * {_BINS_PER_E})::INTEGER END "
+            f"AS bin, count(*), sum(value)::BIGINT, max(rate), sum(weighed)::DOUBLE FROM "
+            f"(SELECT g, sum(value) AS value, {rate} AS rate, {weighed} AS weighed "
+            f"FROM ({source}) GROUP BY g, win) GROUP BY g, bin",
+            parameters,
+        )
+        .fetchall()
     )
-    for group, total, windows, p95, peak, weight in cursor.execute(
-        "SELECT g, sum(value)::BIGINT, count(*) FILTER (value > 0), "
-        "quantile_cont(rate, 0.95) FILTER (value > 0), max(rate), sum(weighed)::DOUBLE "
-        "FROM rates GROUP BY g"
-    ).fetchall():
+    for group, number, windows, total, largest, weight in rows:
         rates = found[group]
-        rates.files += 1
         rates.total += total
-        rates.windows += windows
-        rates.exact_p95 = p95
-        rates.peak = max(rates.peak, peak or 0.0)
         rates.weight += weight
-    for group, number, count in cursor.execute(
-        f"SELECT g, floor(ln(rate) * {_BINS_PER_E})::INTEGER AS bin, count(*) FROM rates "
-        "WHERE value > 0 AND rate > 0 GROUP BY ALL"
-    ).fetchall():
-        found[group].bins[number] += count
-    cursor.execute("DROP TABLE rates")
+        if number is not None:
+            rates.add_bin(number, windows, largest)
 
 
 def _requests(store: Store, selection: Selection) -> dict[str, int]:
@@ -287,7 +283,8 @@ def _requests(store: Store, selection: Selection) -> dict[str, int]:
 def series(store: Store, selection: Selection, step_s: float, key: str = "") -> dict[str, Any]:
     """Return value per second (for a state: the value) in buckets of ``step_s``.
 
-    A window is spread over the buckets it covers. With a key, one line for each of its largest
+    A window is spread over the buckets it covers, as far as they are in the range: one as long as a
+    day would otherwise become 86 400 rows. With a key, one line for each of its largest
     values and one, named ``null``, for the others.
     """
     step_ms = max(1, round(step_s * 1000))
@@ -311,8 +308,8 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
             store.connection.cursor()
             .execute(
                 f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM (SELECT g, "
-                f"start_ms, end_ms, value, unnest(range(start_ms // {step_ms}, "
-                f"greatest(end_ms - 1, start_ms) // {step_ms} + 1)) AS b FROM (SELECT g, start_ms, "
+                f"start_ms, end_ms, value, unnest(range(greatest(start_ms // {step_ms}, {first}), "
+                f"least(greatest(end_ms - 1, start_ms) // {step_ms}, {last}) + 1)) AS b FROM (SELECT g, start_ms, "
                 f"end_ms, sum(value)::DOUBLE AS value FROM ({source}) GROUP BY ALL)) GROUP BY g, b",
                 parameters,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from conprof_core.agent import limits
 from conprof_core.agent.errors import BadQueryError
 from conprof_core.agent.tables import Tables
 
-__all__ = ["Filter", "Selection", "condition", "parse_selection"]
+__all__ = ["Filter", "Selection", "check_limit", "condition", "parse_selection", "parse_step"]
 
 _RELATIVE: Final = re.compile(r"(?:now)?(?:-(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)?)?", re.ASCII)
 _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
@@ -163,6 +164,26 @@ def check_limit(text: str, default: int, ceiling: int = limits.MAX_ROWS_IN_ANSWE
     """
     if not text:
         return default
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= ceiling:
+    # The length is looked at first: int() refuses thousands of digits with another error.
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= ceiling):
         raise BadQueryError(f"a limit is a number from 1 to {ceiling}")
     return int(text)
+
+
+def parse_step(text: str, span_s: float) -> float:
+    """Return the width of a bucket in seconds, so that a range has ``MAX_BUCKETS`` at most.
+
+    Without a step, or with 0, the range is cut into 240. Too small a step is widened, because a
+    link with a fixed step must work for any range; one beyond the range is one bucket.
+
+    Raises:
+        BadQueryError: not a number of seconds from 0.
+    """
+    try:
+        step = float(text or 0)
+    except ValueError:
+        step = -1.0
+    if not 0 <= step < math.inf:
+        raise BadQueryError("'step' is a number of seconds, from 0")
+    smallest = max(1.0, span_s / limits.MAX_BUCKETS)
+    return min(max(step or span_s / 240, smallest), max(span_s, 1.0))

@@ -16,7 +16,7 @@ import pytest
 from support import agent as make
 from support.pprof_reader import GZIP_MAGIC
 
-from conprof_core.agent import pprof
+from conprof_core.agent import limits, pprof
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,12 +116,35 @@ def test_the_pprof_tool_reads_a_selection(agent: make.Agent, tmp_path: Path) -> 
         "series?step=x",
         "labels?label=novalue",
         "top?limit=99999999999999",
+        pytest.param("top?limit=000000001000000", id="zeros before too large a limit"),
+        pytest.param(f"top?limit={'0' * 5000}1", id="a limit of thousands of digits"),
+        "series?step=-1",
+        "series?step=inf",
+        "series?step=nan",
     ],
 )
 def test_a_bad_query_is_told_so(agent: make.Agent, query: str) -> None:
     status, content, _ = agent.request("GET", f"/api/v1/{query}")
     assert status == 400
     assert json.loads(content)["error"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "from=0&step=10",
+        "from=0&to=99999999999&step=0.001",
+        "from=-999999999d&step=1",
+        "from=-1h&step=1e300",
+        "from=now&to=now&step=1",
+    ],
+)
+def test_a_series_has_a_bounded_number_of_buckets(agent: make.Agent, query: str) -> None:
+    status, content, _ = agent.request("GET", f"/api/v1/series?service=shop&{query}")
+    assert status == 200, content
+    answer = json.loads(content)
+    assert 1 <= answer["buckets"] <= limits.MAX_BUCKETS + 1
+    assert all(len(line["values"]) == answer["buckets"] for line in answer["lines"])
 
 
 @pytest.mark.parametrize("path", ["/../../etc/passwd", "/%2e%2e/store.py", "/api/v1/", "/x.html"])

@@ -212,6 +212,31 @@ def test_the_time_series_adds_up_to_the_total(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_window_far_longer_than_the_range_counts_where_they_meet(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write([window(NOW, seconds=DAY_S - 60)])
+    middle = NOW - DAY_S / 2 + 30
+    selection = Selection("cpu", middle - 50, middle + 50, "shop")
+    (line,) = query.series(store, selection, 1)["lines"]
+    assert len(line["values"]) in (100, 101)
+    per_second = 100e6 / (DAY_S - 60)
+    assert line["values"] == pytest.approx([per_second] * len(line["values"]), rel=0.01)
+    store.close()
+
+
+def test_the_percentile_is_that_of_windows_in_which_the_group_ran(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number in range(40):
+        ms = number - 19  # the first twenty windows have nothing of the group
+        content = [([make.HOT], {"http.route": "/"}, [ms * 1_000_000, 1])] if ms > 0 else []
+        assert store.write([window(NOW - 60 * number, content=content)]) == [None]
+    (row,) = query.table(store, Selection("cpu", NOW - 7200, NOW + 60, "shop"))["rows"]
+    assert row["windows"] == 20
+    assert row["p95"] == pytest.approx(19e6 / 10, rel=0.01), "19 of the 20 do not exceed it"
+    assert row["max"] == pytest.approx(20e6 / 10, rel=0.001)
+    store.close()
+
+
 def test_a_range_of_several_files_adds_up(tmp_path: Path) -> None:
     """The percentile is that of all windows, to the one percent that the bins are wide."""
     store = Store(tmp_path)

@@ -76,7 +76,9 @@ const TYPES = {
   alloc_space: "Allocated memory", alloc_objects: "Allocations", heap_space: "Live heap",
   heap_objects: "Live objects", lock_wait: "Lock wait", lock_hold: "Lock hold",
   lock_acquires: "Lock acquisitions", lock_releases: "Lock releases", exceptions: "Exceptions",
-  goroutines: "Goroutines", tasks: "Tasks",
+  goroutines: "Goroutines", leaked_goroutines: "Leaked goroutines", tasks: "Tasks", gil_wait: "GIL wait",
+  mutex_delay: "Mutex wait", mutex_contentions: "Mutex contentions",
+  block_delay: "Blocking wait", block_contentions: "Blocking events",
 };
 export const typeName = (name) => TYPES[name] ?? name.replaceAll("_", " ");
 
