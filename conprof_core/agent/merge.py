@@ -15,7 +15,7 @@ from conprof_core.agent.store import Store
 from conprof_core.agent.tables import Tables
 from conprof_core.agent.tree import FlameTree
 
-__all__ = ["covered_ms", "find_type", "merge_into", "places", "stacks"]
+__all__ = ["covered", "covered_ms", "find_type", "merge_into", "places", "stacks"]
 
 
 def places(store: Store, selection: Selection) -> Iterator[tuple[Segment, Tables, int, str]]:
@@ -41,8 +41,8 @@ def find_type(store: Store, selection: Selection) -> ProfileType | None:
     return None
 
 
-def covered_ms(store: Store, selection: Selection) -> int:
-    """Return the time from the first window to the last of the service and type, in ms.
+def covered(store: Store, selection: Selection) -> tuple[int, int] | None:
+    """Return the start of the first window and the end of the last, in ms; None without windows.
 
     What rates are relative to: a range may begin long before the first upload. Label filters do not
     narrow it.
@@ -60,7 +60,13 @@ def covered_ms(store: Store, selection: Selection) -> int:
         )
         if row and row[0] is not None:
             spans.append(row)
-    return max(end for _, end in spans) - min(start for start, _ in spans) if spans else 0
+    return (min(s for s, _ in spans), max(e for _, e in spans)) if spans else None
+
+
+def covered_ms(store: Store, selection: Selection) -> int:
+    """Return the time from the first window to the last of the service and type, in ms."""
+    span = covered(store, selection)
+    return span[1] - span[0] if span else 0
 
 
 def _amount(store: Store, selection: Selection) -> str:

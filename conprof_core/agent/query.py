@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
 
 from conprof_core.agent import limits
-from conprof_core.agent.merge import covered_ms, find_type, places
+from conprof_core.agent.merge import covered, covered_ms, find_type, places
 from conprof_core.agent.names import rank, route_key
 from conprof_core.agent.selection import Selection, condition
 from conprof_core.agent.store import Store
@@ -285,7 +284,8 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
 
     A window is spread over the buckets it covers, as far as they are in the range: one as long as a
     day would otherwise become 86 400 rows. With a key, one line for each of its largest
-    values and one, named ``null``, for the others.
+    values and one, named ``null``, for the others. ``covered`` is from when to when there are
+    windows, in ms: the buckets at its ends are not filled to their whole width.
     """
     step_ms = max(1, round(step_s * 1000))
     kind = find_type(store, selection)
@@ -298,19 +298,24 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
         "start_ms": first * step_ms,
         "step_ms": step_ms,
         "buckets": last - first + 1,
+        "covered": covered(store, selection),
         "lines": [],
     }
     overlap = f"(least(end_ms, (b + 1) * {step_ms}) - greatest(start_ms, b * {step_ms}))"
+    touched = (
+        f"greatest(start_ms // {step_ms}, {first}), "
+        f"least(greatest(end_ms - 1, start_ms) // {step_ms}, {last}) + 1"
+    )
     scale = f"{step_ms}.0" if instant else f"greatest(end_ms - start_ms, 1) * {step_ms / 1000}"
     rows: list[tuple[Any, ...]] = []
     for source, parameters in _grouped(store, selection, groups):
         rows += (
             store.connection.cursor()
             .execute(
-                f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM (SELECT g, "
-                f"start_ms, end_ms, value, unnest(range(greatest(start_ms // {step_ms}, {first}), "
-                f"least(greatest(end_ms - 1, start_ms) // {step_ms}, {last}) + 1)) AS b FROM (SELECT g, start_ms, "
-                f"end_ms, sum(value)::DOUBLE AS value FROM ({source}) GROUP BY ALL)) GROUP BY g, b",
+                f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM "
+                f"(SELECT g, start_ms, end_ms, value, unnest(range({touched})) AS b FROM "
+                f"(SELECT g, start_ms, end_ms, sum(value)::DOUBLE AS value FROM ({source}) "
+                "GROUP BY ALL)) GROUP BY g, b",
                 parameters,
             )
             .fetchall()

@@ -359,3 +359,54 @@ def test_narrow_screens_do_not_scroll_sideways(page, agent: make.Agent) -> None:
         go(page, agent, f"&view={view}")
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    go(page, agent)
+    page.wait_for_selector("tbody tr")
+    cost = page.locator("tbody tr td.numeric b").first.bounding_box()
+    assert cost["x"] + cost["width"] <= 400, "CPU per request is seen without scrolling"
+    page.click("text=+ Filter")
+    share = page.locator(".filter-panel .value-share").first.bounding_box()
+    assert share["x"] + share["width"] <= 400
+
+
+def test_the_newest_bar_is_no_drop(page, agent: make.Agent) -> None:
+    """Half of the last bucket is still to come: it is narrow, not low."""
+    go(page, agent)
+    page.wait_for_selector("tbody tr")
+    scaled = page.evaluate(
+        """async () => {
+          const { scaleEnds } = await import("/timeline.js");
+          const d = { start_ms: 0, step_ms: 100, covered: [50, 325], lines: [{ values: [5, 10, 10, 2.5] }] };
+          return scaleEnds(d).lines[0].values;
+        }"""
+    )
+    assert scaled == [10, 10, 10, 10]
+    answer = agent.get("series", service="shop", step=60)
+    start, end = answer["covered"]
+    assert end - start == pytest.approx(600_000, abs=2_000)
+
+
+def test_a_state_is_called_an_average(page, agent: make.Agent) -> None:
+    heap = make.pprof((("inuse_space", "bytes"),), [([make.MAIN], {}, [3 << 20])])
+    for age in (300, 5):
+        body = make.multipart(
+            make.part(
+                "event", make.event(time.time() - age, tags_profiler="service:heaps"), "event.json"
+            ),
+            make.part("heap.pprof", heap, "heap.pprof"),
+        )
+        assert agent.post(body)[0] == 200
+    page.goto(f"{agent.url}?service=heaps&type=heap_space&span=900")
+    page.wait_for_selector("tbody tr")
+    heads = page.locator("thead").inner_text()
+    assert "Average" in heads
+    assert "Total" not in heads
+    assert "per second" not in heads
+    now = int(time.time() * 1000)
+    page.goto(
+        f"{agent.url}?service=heaps&type=heap_space&span=900&view=diff&from={now - 100_000}&to={now}"
+        f"&base.from={now - 400_000}&base.to={now - 200_000}"
+    )
+    page.wait_for_selector(".versus")
+    measure = page.locator("[aria-label='Compare by'] option").first
+    assert measure.inner_text() == "average"
+    assert page.locator(".versus").inner_text().count("3.00\u2009MiB") == 2

@@ -7,7 +7,7 @@ import * as format from "./format.js";
 import { header } from "./header.js";
 import { showHelp } from "./help.js";
 import { isLive, onChange, outer, restore, selected, set, state } from "./state.js";
-import { stepFor, Timeline } from "./timeline.js";
+import { scaleEnds, stepFor, Timeline } from "./timeline.js";
 import * as tooltip from "./tooltip.js";
 import { diffView } from "./view_diff.js";
 import { singleFlame } from "./view_flame.js";
@@ -20,7 +20,7 @@ const DRAWN_FROM = new Set(["query", "colour", "invert", "focus", "zoom", "sort"
 
 let services = [];
 let lastSeries = null;
-const shared = { lines: (by) => (lastSeries?.by === by ? lastSeries.lines : null) };
+const shared = { series: (by) => (lastSeries?.by === by ? lastSeries : null) };
 
 const timeline = new Timeline({
   select: (from, to, isBase) => {
@@ -106,7 +106,7 @@ async function loadServices() {
 async function loadTimeline() {
   const step = stepFor(state.span, timeline.element.clientWidth || 1000, 45);
   const by = state.by;
-  lastSeries = { ...(await api.series(by, step)), by };
+  lastSeries = { ...scaleEnds(await api.series(by, step)), by };
   drawTimeline();
 }
 

@@ -13,6 +13,34 @@ export function stepFor(span, width, window_s) {
   return STEPS.find((step) => step >= wanted) ?? STEPS.at(-1);
 }
 
+/**
+ * Scale the buckets that windows cover only in part, first and last, to what they are where covered.
+ * Otherwise the newest bar, hardly begun, looks like a drop.
+ */
+export function scaleEnds(d) {
+  if (!d.covered) return d;
+  const bucketOf = (ms) => Math.floor((ms - d.start_ms) / d.step_ms);
+  for (const i of new Set([bucketOf(d.covered[0]), bucketOf(d.covered[1] - 1)])) {
+    const [left, right] = coveredPart(d, i);
+    const part = Math.max(0.02, (right - left) / d.step_ms);
+    if (part < 1) for (const line of d.lines) if (line.values[i]) line.values[i] /= part;
+  }
+  return d;
+}
+
+/** Whether any window covers a part of a bucket: outside, a zero says nothing. */
+export function isCovered(d, i) {
+  const [left, right] = coveredPart(d, i);
+  return left < right;
+}
+
+/** From when to when, in ms, windows cover a bucket. */
+function coveredPart(d, i) {
+  const left = d.start_ms + i * d.step_ms;
+  const [from, to] = d.covered ?? [left, Infinity];
+  return [Math.max(left, from), Math.min(left + d.step_ms, to)];
+}
+
 export class Timeline {
   /** events: select(fromMs, toMs, isBase), clear(). */
   constructor(events) {
@@ -143,15 +171,15 @@ export class Timeline {
       for (const line of d.lines) line.values.forEach((v, i) => { sums[i] += v; });
       const peak = Math.max(...sums) || 1;
       const below = new Array(d.buckets).fill(0);
-      const bar = Math.max(1, (d.step_ms / (to - from)) * width);
-      const inset = bar > 4 ? 1 : 0;
+      const inset = (d.step_ms / (to - from)) * width > 4 ? 1 : 0;
       d.lines.forEach((line, n) => {
         c.fillStyle = line.value === null ? category(9, dark) : d.lines.length === 1 ? css("--plain-bar") : category(n, dark);
         line.values.forEach((value, i) => {
           if (!value) return;
           const height = (value / peak) * (floor - 8);
           const top = floor - ((below[i] + value) / peak) * (floor - 8);
-          c.fillRect(x(d.start_ms + i * d.step_ms), top, bar - inset, height);
+          const [left, right] = coveredPart(d, i);
+          c.fillRect(x(left), top, Math.max(1, x(right) - x(left) - inset), height);
           below[i] += value;
         });
       });

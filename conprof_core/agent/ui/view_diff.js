@@ -109,8 +109,9 @@ export function diffView() {
       side("Baseline", nameOf(state.base), text(before), "base"),
       side("Selection", own ? nameOf(own) : format.range(from, to), text(now), "accent"),
       h("div", { class: "side" }, h("span", { class: "side-title" }, "Change"),
-        h("b", { class: now > before ? "more" : "fewer" },
-          before ? format.signed(format.percent(Math.abs(now / before - 1)), now - before) : "–")));
+        before
+          ? h("b", { class: now > before ? "more" : "fewer" }, format.signed(format.percent(Math.abs(now / before - 1)), now - before))
+          : h("span", { class: "faint" }, "nothing in the baseline")));
   }
 
   function drawTable() {
@@ -156,6 +157,7 @@ export function diffView() {
         return;
       }
       await flame.load();
+      head.querySelector("option[value=rate]").textContent = answer.instant ? "average" : "per second";
       draw();
     },
     redraw() {

@@ -5,6 +5,7 @@ import { fill, h } from "./dom.js";
 import * as format from "./format.js";
 import { set, state, withLabel } from "./state.js";
 import { shareBar, Table } from "./table.js";
+import { isCovered } from "./timeline.js";
 
 export function routesView(shared) {
   let answer = null;
@@ -54,25 +55,28 @@ export function routesView(shared) {
         hint: "95 of 100 windows of a process in which it ran at all stay below this",
         cell: (r) => format.rate(r.p95, unit, answer.instant),
       },
-      { key: "total", title: "Total", numeric: true, value: (r) => r.total, cell: (r) => format.amount(r.total, unit) },
+      { key: "total", title: answer.instant ? "Average" : "Total", numeric: true, value: (r) => r.total, cell: (r) => format.amount(r.total, unit) },
       { key: "trend", title: "Trend", cell: (r) => spark(r.value), class: "spark-cell" },
     );
     return list;
   }
 
   function colourOf(value) {
-    const lines = shared.lines(answer.by);
+    const lines = shared.series(answer.by)?.lines;
     const n = lines ? lines.findIndex((line) => line.value === value) : -1;
     return category(n < 0 ? 9 : n, isDark());
   }
 
   function spark(value) {
-    const line = shared.lines(answer.by)?.find((each) => each.value === value);
+    const series = shared.series(answer.by);
+    const line = series?.lines.find((each) => each.value === value);
     if (!line) return "";
     const peak = Math.max(...line.values) || 1;
     const width = 96;
     const n = line.values.length;
-    const points = line.values.map((v, i) => `${((i / Math.max(1, n - 1)) * width).toFixed(1)},${(21 - (v / peak) * 19).toFixed(1)}`);
+    const points = line.values
+      .map((v, i) => isCovered(series, i) && `${((i / Math.max(1, n - 1)) * width).toFixed(1)},${(21 - (v / peak) * 19).toFixed(1)}`)
+      .filter(Boolean);
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", `0 0 ${width} 22`);
     svg.setAttribute("class", "spark");
@@ -98,7 +102,7 @@ export function routesView(shared) {
     fill(box, table.element);
     const many = answer.distinct === 1 ? "1 row" : `${answer.distinct ?? 0} rows`;
     note.textContent = answer.rows.length
-      ? `${format.amount(answer.total, answer.unit)} in ${format.duration(answer.covered_s)} covered by uploads · ${many}` : "";
+      ? `${format.amount(answer.total, answer.unit)} ${answer.instant ? "on average over" : "in"} ${format.duration(answer.covered_s)} covered by uploads · ${many}` : "";
   }
 
   return {
