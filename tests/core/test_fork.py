@@ -67,9 +67,9 @@ print("parent", os.getpid(), conprof.stats()["runtime_id"], conprof.stats()["pro
     assert lines["parent"][1] != lines["child"][1], "each process has an id of its own"
     found = profiles_by_pid(tmp_path)
     parent, child = found[int(lines["parent"][0])], found[int(lines["child"][0])]
-    assert cpu_of(child, "in_child") > 0.18e9
+    assert cpu_of(child, "in_child") > (0.18e9 if engine == "native" else 0.08e9)
     assert cpu_of(child, "in_parent") == 0, "what the parent did, the parent reports"
-    assert cpu_of(parent, "in_parent") > 0.36e9
+    assert cpu_of(parent, "in_parent") > (0.36e9 if engine == "native" else 0.2e9)
     assert cpu_of(parent, "in_child") == 0
     assert {name.name for name in tmp_path.glob("*-000000.pb.gz")} == {
         f"shop-{pid}-000000.pb.gz" for pid in found

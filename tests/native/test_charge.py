@@ -6,6 +6,7 @@ At 1 Hz a timer hardly ever fires within these tests: what a window says was cha
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -72,7 +73,9 @@ def test_without_the_call_the_last_labels_get_everything() -> None:
             apart(work)
     # Nothing, but for a timer whose random phase fell into one of the five.
     assert cpu_of(captured, ("job", "a")) < 0.025
-    assert cpu_of(captured, ("job", "b")) > 0.025
+    # From 3.14 on a thread has left its context when it ends: what is left has no labels.
+    last = () if sys.version_info >= (3, 14) else (("job", "b"),)
+    assert cpu_of(captured, *last) > 0.025
 
 
 def test_counts_as_no_sample() -> None:
