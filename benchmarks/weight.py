@@ -173,6 +173,8 @@ def run(script: str, *arguments: str) -> dict[str, float]:
         for key, value in os.environ.items()
         if not key.startswith(("BLACKFIRE_", "CONPROF_")) or key == "CONPROF_ENGINE"
     }
+    # An installed package is compiled; without this, each import would compile it anew.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(prefix="conprof-weight-") as directory:
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script), directory, *arguments],
