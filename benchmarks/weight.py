@@ -182,6 +182,7 @@ def run(script: str, *arguments: str) -> dict[str, float]:
             text=True,
             timeout=900,
             env=environment,
+            cwd=directory,  # not the tree: there the sources would hide the installed package
         )
         stacks = _stacks(directory)
     if done.returncode:
