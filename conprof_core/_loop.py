@@ -15,6 +15,7 @@ from conprof_core._config import Config
 from conprof_core._engine import Engine, Row
 from conprof_core._process import Process
 from conprof_core._threads import Thread, new_lock, own_cpu_ns
+from conprof_core._turns import ShortTurns
 from conprof_core._window import Window
 from conprof_core.exporters import EncodedWindow, Exporter
 from conprof_core.exporters.naming import Naming
@@ -63,7 +64,7 @@ class Loop:
 
     def tick(self) -> float:
         """Do what is due and return the seconds until something is due again. Never raises."""
-        with _log.guard("tick"):
+        with _log.guard("tick"), ShortTurns():
             now = time.monotonic()
             if now >= self._next_turn:
                 self._turn(now)
@@ -160,7 +161,7 @@ class Loop:
         """
         deadline = time.monotonic() + timeout_s
         collected = False
-        with _log.guard("flush"):
+        with _log.guard("flush"), ShortTurns():
             collected = self.collect(timeout_s)
         return self.send(deadline - time.monotonic()) and collected
 
@@ -170,7 +171,7 @@ class Loop:
         done: list[bool] = []
 
         def send() -> None:
-            with _log.guard("send"):
+            with _log.guard("send"), ShortTurns():
                 done.append(self._send_all(deadline))
 
         helper = Thread(send)
@@ -199,7 +200,7 @@ class Loop:
     def terminate(self, timeout_s: float) -> None:
         """Send the last window from an engine's thread, when SIGTERM ends the process."""
         deadline = time.monotonic() + timeout_s
-        with _log.guard("terminate"):
+        with _log.guard("terminate"), ShortTurns():
             self.collect(timeout_s / 2)
             self._send_all(deadline)
 

@@ -39,7 +39,12 @@ FRAMEWORKS = {
 LAYERS = (
     ("conprof_core.errors", "conprof_core._version", "conprof_core._limits"),
     ("conprof_core._native", "conprof_core._log", "conprof_core._threads", "conprof_core._cells"),
-    ("conprof_core._labels", "conprof_core._tracking", "conprof_core._servers"),
+    (
+        "conprof_core._labels",
+        "conprof_core._tracking",
+        "conprof_core._servers",
+        "conprof_core._turns",
+    ),
     (
         "conprof_core._carry",
         "conprof_core._scope",

@@ -10,6 +10,9 @@
 #define STATE_HEAD (offsetof(PyThreadState, native_thread_id) + sizeof(unsigned long))
 /* One chunk of CPython's is 16 KiB; of larger ones the rest is read frame by frame. */
 #define COPIED_BYTES 16384u
+/* How often the interpreter's list of thread states is read in one look: what threads
+ * without a state cost. */
+#define LIST_READS 8u
 
 struct chunk {
     uintptr_t at;
@@ -27,12 +30,14 @@ static struct {
     uintptr_t at;
 } states[CONPROF_MAX_THREADS]; /* the interpreter's list, when it was last read */
 static uint32_t state_count;
-static bool states_are_new;
+static bool states_are_new, states_are_whole;
+static uint32_t list_reads_left;
 
 void
 conprof_remote_renew(void)
 {
     states_are_new = false;
+    list_reads_left = LIST_READS;
 }
 
 /* ---- the thread's state ---- */
@@ -41,17 +46,18 @@ static void
 read_list(PyInterpreterState *interpreter)
 {
     uintptr_t at = (uintptr_t)PyInterpreterState_ThreadHead(interpreter);
-    state_count = 0;
-    for (uint32_t i = 0; at != 0 && i < CONPROF_MAX_THREADS; i++) {
+    for (state_count = 0; at != 0 && state_count < CONPROF_MAX_THREADS; state_count++) {
         PyThreadState head;
         if (!conprof_safe_read(&head, at, STATE_HEAD) || head.interp != interpreter) {
-            break; /* the list changes under the walk: the rest is for the next look */
+            break; /* the list changes under the walk */
         }
         states[state_count].tid = (pid_t)head.native_thread_id;
-        states[state_count++].at = at;
+        states[state_count].at = at;
         at = (uintptr_t)head.next;
     }
     states_are_new = true;
+    states_are_whole = at == 0;
+    list_reads_left--;
 }
 
 /* Copies a thread state that is in the interpreter's list now, and the thread's own. */
@@ -73,23 +79,31 @@ copy_state(PyInterpreterState *interpreter, uintptr_t at, pid_t tid)
     return link == at;
 }
 
-static bool
+/* CONPROF_WALK_OK: `state` is the thread's. A list read earlier may name the thread, but only
+ * one that is read now can tell that it has no state: it may have got it since. */
+static enum conprof_walk
 find_state(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint)
 {
     if (copy_state(interpreter, *hint, tid)) {
-        return true;
+        return CONPROF_WALK_OK;
     }
     *hint = 0;
-    if (!states_are_new) {
-        read_list(interpreter);
-    }
-    for (uint32_t i = 0; i < state_count; i++) {
-        if (states[i].tid == tid && copy_state(interpreter, states[i].at, tid)) {
-            *hint = states[i].at;
-            return true;
+    for (bool was_read_now = false; !was_read_now; states_are_new = was_read_now) {
+        if (!states_are_new) {
+            if (list_reads_left == 0) {
+                return CONPROF_WALK_STALE;
+            }
+            read_list(interpreter);
+            was_read_now = true;
+        }
+        for (uint32_t i = 0; i < state_count; i++) {
+            if (states[i].tid == tid && copy_state(interpreter, states[i].at, tid)) {
+                *hint = states[i].at;
+                return CONPROF_WALK_OK;
+            }
         }
     }
-    return false;
+    return states_are_whole ? CONPROF_WALK_EMPTY : CONPROF_WALK_STALE;
 }
 
 /* ---- frames ---- */
@@ -239,10 +253,11 @@ conprof_remote_walk(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint,
 {
     out->record = conprof_labels_empty();
     out->cell_id = 0;
-    if (!find_state(interpreter, tid, hint)) {
-        return CONPROF_WALK_EMPTY;
+    enum conprof_walk result = find_state(interpreter, tid, hint);
+    if (result != CONPROF_WALK_OK) {
+        return result;
     }
-    enum conprof_walk result = walk(*hint, &out->stack);
+    result = walk(*hint, &out->stack);
     if (result != CONPROF_WALK_STALE) {
         read_labels(out);
     }
