@@ -14,7 +14,14 @@ from typing import Final, final
 
 from conprof_core._limits import MAX_LABEL_SETS
 
-__all__ = ["LabelCell", "LabelSet", "context_var", "intern_labels"]
+__all__ = [
+    "LabelCell",
+    "LabelSet",
+    "context_var",
+    "enter_request",
+    "switch_request",
+    "intern_labels",
+]
 
 _Items = tuple[tuple[str, str], ...]
 
@@ -85,3 +92,20 @@ class LabelCell:
 
 
 context_var: ContextVar[LabelCell | None] = ContextVar("conprof_labels", default=None)
+
+
+def enter_request(labels: LabelSet, /) -> LabelCell | None:
+    """Make a provisional cell the current one; ``None``, and nothing done, where there is one."""
+    if context_var.get() is not None:
+        return None
+    cell = LabelCell(labels, provisional=True)
+    context_var.set(cell)
+    return cell
+
+
+def switch_request(cell: LabelCell, following: LabelCell | None, /) -> bool:
+    """Make ``following`` current if ``cell`` is."""
+    if context_var.get() is not cell:
+        return False
+    context_var.set(following)
+    return True

@@ -13,19 +13,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, TypeAlias
 
-    from conprof_core._cells import LabelCell
-    from conprof_core._native import charge_request
+    from conprof_core._cells import LabelCell, enter_request, switch_request
 
     Labels: TypeAlias = Mapping[str, str] | LabelSet
 else:
     from conprof_core._labels import LabelCell
 
     try:
-        from conprof_core._native import charge_request
+        from conprof_core._native import enter_request, switch_request
     except ImportError:
-
-        def charge_request() -> None:
-            """The portable engine charges whole intervals."""
+        from conprof_core._cells import enter_request, switch_request
 
 
 __all__ = [
@@ -89,20 +86,21 @@ class RequestScope:
             return self
         base = self._base
         own = base if type(base) is LabelSet else set_of(base)
-        outer = context_var.get()
-        if outer is None:
-            self._cell = cell = LabelCell(own, provisional=True)
-        else:
-            self._outer = outer
-            self._cell = cell = LabelCell(merge(outer.labels, own), provisional=True)
-            self._follow(outer, cell, own)
-        charge_request()
-        context_var.set(cell)
+        self._cell = cell = enter_request(own) or self._enter_nested(own)
         if _tracking.thread_cells is not None:
             _tracking.note(cell)
         if self._late is not None:
             _in_flight.add(self)
         return self
+
+    def _enter_nested(self, own: LabelSet) -> LabelCell:
+        outer = context_var.get()
+        assert outer is not None
+        self._outer = outer
+        cell = LabelCell(merge(outer.labels, own), provisional=True)
+        self._follow(outer, cell, own)
+        switch_request(outer, cell)
+        return cell
 
     def bind(self, bound: Labels) -> None:
         """Add labels, for the samples already taken as well. Works after ``exit()`` too."""
@@ -158,11 +156,8 @@ class RequestScope:
         if self._late is not None:
             _in_flight.discard(self)
             self._late = None
-        if context_var.get() is cell:
-            charge_request()
-            context_var.set(self._outer)
-            if _tracking.thread_cells is not None:
-                _tracking.note(self._outer)
+        if switch_request(cell, self._outer) and _tracking.thread_cells is not None:
+            _tracking.note(self._outer)
 
     def __enter__(self) -> Self:
         return self.enter()

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from functools import wraps
+from types import MethodType, new_class
 from typing import TYPE_CHECKING, Any, Final
 
 from flask import got_request_exception, request
 
 from conprof_core import Config, ConprofError, Profiler
-from conprof_flask.wsgi import LabelledApp, note_rule
+from conprof_flask.wsgi import labelled, note_rule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from _typeshed.wsgi import WSGIApplication
     from flask import Flask
+
+    from conprof_flask.wsgi import Method
 
 __all__ = ["Conprof"]
 
@@ -53,11 +60,18 @@ class Conprof:
         profiler = Profiler(**self._read(app))
         app.extensions["conprof"] = self
 
-        def start() -> None:
+        def start(app: Flask) -> bool:
             if not app.testing:
                 _start(profiler)
+            return not app.testing
 
-        app.wsgi_app = LabelledApp(app.wsgi_app, start)  # type: ignore[method-assign]
+        try:
+            if "wsgi_app" in vars(app):
+                raise TypeError("middleware stands there: the one in use is what must be labelled")
+            app.__class__ = _derived(type(app), start)
+        except TypeError:  # also: a class of the application's that cannot be derived from
+            outer = labelled(_without_self(app.wsgi_app), start)
+            app.wsgi_app = MethodType(outer, app)  # type: ignore[method-assign]
         # The rule of a request that ends in an exception; the others start a response.
         got_request_exception.connect(_on_exception, app, weak=False)
 
@@ -73,13 +87,32 @@ class Conprof:
         return options
 
 
-def _on_exception(sender: Flask, **_: Any) -> None:
-    note_rule(request._get_current_object())  # type: ignore[attr-defined]
-
-
 def _start(profiler: Profiler) -> None:
     try:
         profiler.start()
     except ConprofError as error:
         # A request is under way: whatever is wrong, it must not notice.
         _log.warning("%s", error)
+
+
+def _derived(base: type[Flask], start: Callable[[Flask], bool]) -> type[Flask]:
+    """Return a class for one application that differs in ``wsgi_app`` alone.
+
+    An attribute of the application that holds its bound method would be a cycle: without the
+    adapter an application is freed when its last reference goes, and so it is with it.
+    """
+    members = {
+        "wsgi_app": wraps(base.wsgi_app)(labelled(base.wsgi_app, start)),
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+    }
+    return new_class(base.__name__, (base,), exec_body=lambda names: names.update(members))
+
+
+def _without_self(inner: WSGIApplication) -> Method:
+    return lambda app, environ, start_response: inner(environ, start_response)
+
+
+def _on_exception(sender: Flask, **_: Any) -> None:
+    note_rule(request._get_current_object())  # type: ignore[attr-defined]

@@ -146,8 +146,27 @@ cell_dealloc(PyObject *self)
     Py_TYPE(self)->tp_free(self);
 }
 
+static PyTypeObject cell_type;
+
+PyObject *
+conprof_label_cell_new(PyObject *labels, bool is_provisional)
+{
+    if (!Py_IS_TYPE(labels, &label_set_type)) {
+        PyErr_SetString(PyExc_TypeError, "a label cell holds a LabelSet");
+        return NULL;
+    }
+    conprof_label_cell *cell = (conprof_label_cell *)cell_type.tp_alloc(&cell_type, 0);
+    if (cell == NULL) {
+        return NULL;
+    }
+    cell->id = atomic_fetch_add_explicit(&next_cell, 1, memory_order_relaxed);
+    cell_set(cell, labels);
+    atomic_store_explicit(&cell->is_provisional, is_provisional, memory_order_release);
+    return (PyObject *)cell;
+}
+
 static PyObject *
-cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+cell_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"labels", "provisional", NULL};
     PyObject *labels;
@@ -156,14 +175,7 @@ cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                                      &labels, &provisional)) {
         return NULL;
     }
-    conprof_label_cell *cell = (conprof_label_cell *)type->tp_alloc(type, 0);
-    if (cell == NULL) {
-        return NULL;
-    }
-    cell->id = atomic_fetch_add_explicit(&next_cell, 1, memory_order_relaxed);
-    cell_set(cell, labels);
-    atomic_store_explicit(&cell->is_provisional, provisional != 0, memory_order_release);
-    return (PyObject *)cell;
+    return conprof_label_cell_new(labels, provisional != 0);
 }
 
 static PyObject *

@@ -64,6 +64,9 @@ int conprof_labels_init(PyObject *module);
 PyObject *conprof_labels_variable(void);
 PyTypeObject *conprof_labels_cell_type(void);
 
+/* GIL held. A new cell of a LabelSet; NULL with an exception when it is none. */
+PyObject *conprof_label_cell_new(PyObject *labels, bool is_provisional);
+
 /* The record of no labels, and of what found no room; never freed. */
 struct conprof_label_record *conprof_labels_empty(void);
 struct conprof_label_record *conprof_labels_overflow(void);

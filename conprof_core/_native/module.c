@@ -10,6 +10,7 @@
 #include "labels.h"
 #include "lock.h"
 #include "offcpu.h"
+#include "request.h"
 #include "sampler.h"
 #include "self_test.h"
 #include "session.h"
@@ -130,13 +131,6 @@ charge(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-charge_request(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    conprof_session_charge_request();
-    Py_RETURN_NONE;
-}
-
-static PyObject *
 prefork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     conprof_fork_prefork();
@@ -229,8 +223,6 @@ static PyMethodDef functions[] = {
     {"pause", pause_sampling, METH_O, "pause(flag): discard samples while true."},
     {"is_running", is_running, METH_NOARGS, "Whether a session runs in this very process."},
     {"name_thread", name_thread, METH_VARARGS, "name_thread(native_id, name)"},
-    {"charge_request", charge_request, METH_NOARGS,
-     "Charges a short-lived thread's CPU time since its last sample to the present labels."},
     {"charge", charge, METH_NOARGS,
      "Charge what the calling thread has used since its last sample to where it stands."},
     {"prefork", prefork, METH_NOARGS, "Before a fork."},
@@ -250,7 +242,8 @@ module_exec(PyObject *module)
         return -1;
     }
     if (conprof_labels_init(module) < 0 || conprof_context_init() < 0 ||
-        conprof_window_object_init(module) < 0 || conprof_thread_hook_init(module) < 0) {
+        conprof_window_object_init(module) < 0 || conprof_request_init(module) < 0 ||
+        conprof_thread_hook_init(module) < 0) {
         return -1;
     }
     return 0;

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 from support.process import run_script
+from werkzeug.test import Client
 
 import conprof_core
-from conprof_core import ConfigError
+from conprof_core import ConfigError, testing
 from conprof_flask import Conprof
 
 
@@ -98,6 +101,60 @@ def test_the_application_is_named_after_the_flask_app(tmp_path) -> None:  # type
     assert _state.session is not None
     assert _state.session.process.service == "shop"
     conprof_core.stop()
+
+
+def test_the_application_is_freed_with_its_last_reference() -> None:
+    app = make_app()
+    Conprof(app, disabled=True)
+    app.test_client().get("/", buffered=True)
+    freed = weakref.ref(app)
+    gc.disable()
+    try:
+        del app
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
+def test_a_kept_wsgi_app_keeps_its_application() -> None:
+    wsgi_app = (lambda app: (Conprof(app, disabled=True), app.wsgi_app)[1])(make_app())
+    gc.collect()
+    assert Client(wsgi_app).get("/", buffered=True).data == b"home"
+
+
+def test_an_application_of_another_class_stays_one() -> None:
+    class Shop(Flask):
+        def wsgi_app(self, environ, start_response):  # type: ignore[no-untyped-def]
+            environ["seen"] = True
+            return super().wsgi_app(environ, start_response)
+
+    app = Shop("shop")
+    app.add_url_rule("/", view_func=lambda: str(request.environ.get("seen")))
+    Conprof(app, disabled=True)
+    assert isinstance(app, Shop)
+    assert type(app).__qualname__ == Shop.__qualname__
+    assert app.test_client().get("/", buffered=True).data == b"True"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_middleware_before_and_after(when: str) -> None:
+    app = make_app()
+    seen: list[str] = []
+    if when == "after":
+        Conprof(app)
+    inner = app.wsgi_app
+
+    def middleware(environ, start_response):  # type: ignore[no-untyped-def]
+        seen.append(environ["PATH_INFO"])
+        return inner(environ, start_response)
+
+    app.wsgi_app = middleware  # type: ignore[method-assign]
+    if when == "before":
+        Conprof(app)
+    with testing.capture() as captured:
+        assert app.test_client().get("/", buffered=True).data == b"home"
+    assert seen == ["/"]
+    assert captured.windows[0].requests == {"/": 1}
 
 
 def test_without_flask_the_import_says_what_to_install() -> None:
