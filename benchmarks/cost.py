@@ -34,12 +34,15 @@ PACKAGES = {
     "off": [],
     "conprof": [],
     "conprof-heap": [],
+    "floor": [],
     "tracemalloc": [],
     "ddtrace": ["ddtrace"],
     "pyroscope": ["pyroscope-io"],
     "blackfire": ["blackfire_conprof"],
 }
 COMMON = ["flask", "gunicorn", "starlette", "uvicorn", "requests", "setuptools<81"]
+SILENT = ("floor", "tracemalloc")  # they upload nothing
+MEMORY = ("conprof-heap", "ddtrace", "pyroscope")  # what they measure in the workload "allocate"
 SLICE_MS = (60, 90)
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -102,7 +105,7 @@ def _process_clock(pid: int) -> int:
 
 def environment(profiler: str, cache: Path) -> Path:
     """Return the Python of a profiler's environment, made on first use."""
-    if profiler in ("off", "conprof", "conprof-heap", "tracemalloc"):
+    if profiler in ("off", "conprof", "conprof-heap", *SILENT):
         directory = cache / "conprof"
         wanted = [str(HERE.parent)]
     else:
@@ -180,8 +183,9 @@ def measure(workload: str, profiler: str, args: argparse.Namespace, scratch: Pat
     """Return the ratios of some pairs of fresh processes."""
     python, plain = environment(profiler, args.cache), environment("off", args.cache)
     ratios = []
-    if profiler not in ("off", "tracemalloc"):  # which uploads nothing
-        prove(python, workload, profiler, scratch)
+    if profiler not in ("off", *SILENT):
+        memory = workload == "allocate" and profiler in MEMORY
+        prove(python, workload, profiler, scratch, memory=memory)
     for number in range(args.pairs):
         print(
             f"\r{workload}, {profiler}: pair {number + 1} of {args.pairs} ", end="", file=sys.stderr

@@ -44,6 +44,8 @@ def start_profiler() -> None:
         from ddtrace.profiling import Profiler
 
         Profiler().start()
+    elif PROFILER == "floor":
+        hook_doing_nothing()
     elif PROFILER == "tracemalloc":
         import tracemalloc
 
@@ -63,6 +65,22 @@ def start_profiler() -> None:
             upload_interval=often or 10,
             mem_enabled=WORKLOAD == "allocate",
         )
+
+
+def hook_doing_nothing() -> None:
+    """Hook the allocators with functions that only call the next: what nobody can beat."""
+    import ctypes
+    import subprocess
+    import sysconfig
+
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "floor_hook.c")
+    library = f"{PROGRESS}.so"
+    include = sysconfig.get_path("include")
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run(
+        [compiler, "-O2", "-shared", "-fPIC", f"-I{include}", source, "-o", library], check=True
+    )
+    ctypes.PyDLL(library).install()
 
 
 def fold_words(text: str) -> int:

@@ -1,7 +1,8 @@
 """Proof that a profiler profiles: a receiver that waits for an upload that names the work.
 
 A column of ``cost.py`` is worth something only if the profiler in it is at work. What it uploads is
-searched, unpacked, for the name of a function that every workload calls.
+searched, unpacked, for the name of a function that every workload calls; of a profiler of memory, for
+a profile that gives allocated or live bytes to the function that allocates.
 """
 
 from __future__ import annotations
@@ -11,21 +12,28 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+from support.pprof_reader import WireError, parse  # noqa: E402
+
 FUNCTION = b"fold_words"
+ALLOCATES = "allocate"
 GZIP, ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
 WAIT_S = 60.0
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes every request on a port of loopback; ``named`` is set when one names the function."""
+    """Takes every request on a port of loopback; ``named`` is set when one shows the work."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: bool) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.memory = memory
         self.named = threading.Event()
         self.uploads = 0
         self.bytes = 0
@@ -48,7 +56,8 @@ class _Handler(BaseHTTPRequestHandler):
         if body:
             self.server.uploads += 1
             self.server.bytes += len(body)
-            if names(body, FUNCTION):
+            shows = _allocated if self.server.memory else _names
+            if any(map(shows, _unpacked(body))):
                 self.server.named.set()
         self.do_GET()
 
@@ -75,20 +84,38 @@ class _Handler(BaseHTTPRequestHandler):
         """Be quiet."""
 
 
-def names(data: bytes, function: bytes, depth: int = 3) -> bool:
-    """Whether ``data``, or what is compressed somewhere in it, contains the name."""
-    if function in data:
-        return True
+def _unpacked(data: bytes, depth: int = 3) -> Iterator[bytes]:
+    """Yield ``data``, and what is compressed somewhere in it."""
+    yield data
     if not depth:
-        return False
+        return
     for magic, unpack in ((GZIP, _gunzip), (ZSTD, _unzstd)):
         at = data.find(magic)
         while at >= 0:
             inner = unpack(data[at:])
-            if inner and names(inner, function, depth - 1):
-                return True
+            if inner:
+                yield from _unpacked(inner, depth - 1)
             at = data.find(magic, at + 1)
-    return False
+
+
+def _names(data: bytes) -> bool:
+    return FUNCTION in data
+
+
+def _allocated(data: bytes) -> bool:
+    """Whether it is a profile that charges memory to the function that allocates."""
+    try:
+        profile = parse(data)
+    except (WireError, ValueError, IndexError):
+        return False
+    return any(
+        any(
+            ALLOCATES in name and value > 0
+            for name, value in profile.by_function(kind.type).items()
+        )
+        for kind in profile.sample_types
+        if kind.unit == "bytes"
+    )
 
 
 def _gunzip(data: bytes) -> bytes:
@@ -109,13 +136,15 @@ def _unzstd(data: bytes) -> bytes:
         return b""
 
 
-def prove(python: Path, workload: str, profiler: str, directory: Path) -> str:
-    """Run a workload until an upload names the work; return what was seen.
+def prove(
+    python: Path, workload: str, profiler: str, directory: Path, *, memory: bool = False
+) -> str:
+    """Run a workload until an upload names the work, or its memory; return what was seen.
 
     Raises:
         RuntimeError: no such upload came within a minute.
     """
-    with Receiver() as receiver:
+    with Receiver(memory) as receiver:
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
         log = directory / f"proof-{workload}-{profiler}.log"
         progress = log.with_suffix(".progress")

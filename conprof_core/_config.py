@@ -33,6 +33,8 @@ class Config:
     cpu_profile_rate: int
     profile_types: tuple[ProfileType, ...]
     heap_sample_bytes: int
+    heap_old_windows: int
+    heap_tracemalloc: bool
     labels: Mapping[str, str]
     agent_socket: str
     server_id: str | None

@@ -48,3 +48,7 @@ MAX_RATE_HZ: Final = 1_000
 
 MIN_HEAP_SAMPLE_BYTES: Final = 1_024
 MAX_HEAP_SAMPLE_BYTES: Final = 1 << 30
+MAX_HEAP_OLD_WINDOWS: Final = 100_000
+
+TRACED_FRAMES: Final = 16
+"""Frames that ``tracemalloc`` keeps of an allocation, where it stands in for the heap profile."""

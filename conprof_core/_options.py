@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from conprof_core import exporters
 from conprof_core._engine import ENGINES
 from conprof_core._limits import (
+    MAX_HEAP_OLD_WINDOWS,
     MAX_HEAP_SAMPLE_BYTES,
     MAX_RATE_HZ,
     MIN_HEAP_SAMPLE_BYTES,
@@ -86,6 +87,14 @@ def _bytes(option: str, value: object) -> int:
         f"{MAX_HEAP_SAMPLE_BYTES}"
     )
     number = _number(option, value, allowed, MIN_HEAP_SAMPLE_BYTES, MAX_HEAP_SAMPLE_BYTES)
+    if number != int(number):
+        raise ConfigError(option, value, allowed)
+    return int(number)
+
+
+def _windows(option: str, value: object) -> int:
+    allowed = f"allowed is a whole number from 0 (off) to {MAX_HEAP_OLD_WINDOWS}"
+    number = _number(option, value, allowed, 0, MAX_HEAP_OLD_WINDOWS)
     if number != int(number):
         raise ConfigError(option, value, allowed)
     return int(number)
@@ -280,6 +289,20 @@ OPTIONS: Final[tuple[Option, ...]] = (
         _bytes,
         "allocated bytes between two samples, on average",
         default=512 * 1024,
+    ),
+    Option(
+        "heap_old_windows",
+        ("CONPROF_HEAP_OLD_WINDOWS",),
+        _windows,
+        "windows after which live memory is labelled heap.age=old; 0: never",
+        default=0,
+    ),
+    Option(
+        "heap_tracemalloc",
+        ("CONPROF_HEAP_TRACEMALLOC",),
+        _flag,
+        "let the portable engine profile live memory with tracemalloc, which is expensive",
+        default=False,
     ),
     Option(
         "labels",

@@ -67,6 +67,8 @@ class Session:
             on_terminate=self._on_terminate,
             heap_bytes=config.heap_sample_bytes if ProfileType.HEAP in config.profile_types else 0,
             wall_rate_hz=WALL_RATE_HZ if ProfileType.WALL in config.profile_types else 0,
+            heap_old_windows=config.heap_old_windows,
+            heap_tracemalloc=config.heap_tracemalloc,
         )
         self.loop.begin()
         self.engine.start(settings, self.loop.tick)

@@ -82,6 +82,9 @@ class EngineSettings(NamedTuple):
             nobody else handles it. Bounded by ``EXIT_FLUSH_S``; never raises.
         heap_bytes: mean distance of two samples of allocated memory, in bytes; 0: allocations are
             not sampled.
+        heap_old_windows: windows that a live block has seen the end of, before this one, to be
+            labelled ``heap.age=old``; 0: none is.
+        heap_tracemalloc: the portable engine may use ``tracemalloc`` for live memory.
         wall_rate_hz: looks a second at threads that do not run; 0: wall time is not measured.
     """
 
@@ -91,6 +94,8 @@ class EngineSettings(NamedTuple):
     on_terminate: Callable[[], None]
     heap_bytes: int = 0
     wall_rate_hz: int = 0
+    heap_old_windows: int = 0
+    heap_tracemalloc: bool = False
 
 
 class EngineWindow(Protocol):

@@ -141,8 +141,8 @@ class Table:
         before = self._synthetic.get(name, (0, 0))
         self._synthetic[name] = (before[0] + samples, before[1] + cpu_ns)
 
-    def close(self) -> PortableWindow:
-        """Return the rows with names, lines and the labels as they are bound now."""
+    def close(self, more: Sequence[Row] = ()) -> PortableWindow:
+        """Return the rows with names, lines and the labels as they are bound now, and ``more``."""
         merged: dict[tuple[Any, ...], list[int]] = {}
         for entry in self._entries.values():
             frames = tuple(
@@ -157,6 +157,7 @@ class Table:
             rows.append(Row((_LOST,), (), "", self._lost_samples, self._lost_cpu_ns))
         for name, (samples, cpu_ns) in self._synthetic.items():
             rows.append(Row(((name, "", 0, 0),), (), "", samples, cpu_ns))
+        rows.extend(more)
         counters = {"stack_table_full": self._lost_samples, "truncated": self._truncated}
         return PortableWindow(rows, self._start_ns, counters)
 

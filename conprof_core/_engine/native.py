@@ -121,7 +121,7 @@ class NativeEngine:
             )
             native.look_at_tasks(suspended.look)
         if settings.heap_bytes:
-            failed = self._native.start_heap(settings.heap_bytes)
+            failed = self._native.start_heap(settings.heap_bytes, settings.heap_old_windows)
             if failed:
                 _log.log(_log.ERROR, "heap", f"allocations are not profiled: {failed}")
         self._hook_threads()

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from conprof_core import _log, _threads, _tracking
 from conprof_core._engine import EngineSettings, EngineUnavailable, EngineWindow
@@ -20,6 +21,9 @@ from conprof_core._engine._clocks import Clocks, SharedClock, best_clocks
 from conprof_core._engine._table import Table
 from conprof_core._labels import context_var
 from conprof_core._threads import Thread, Wake, new_rlock
+
+if TYPE_CHECKING:
+    from conprof_core._engine.traced import TracedMemory
 
 __all__ = ["PortableEngine"]
 
@@ -40,6 +44,7 @@ class PortableEngine:
         self._looks = 0
         self._forking = False
         self._stale_threads = False
+        self._traced: TracedMemory | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -62,9 +67,7 @@ class PortableEngine:
         if settings.wall_rate_hz:
             _log.log(_log.ERROR, "wall", "wall time is not measured: this is the native engine's")
         if settings.heap_bytes:
-            _log.log(
-                _log.ERROR, "heap", "allocations are not profiled: this is the native engine's"
-            )
+            self._start_heap(settings)
         self._tick = tick
         self._paused = False
         _tracking.start(context_var)
@@ -76,6 +79,21 @@ class PortableEngine:
         except RuntimeError:
             self.stop()
             raise
+
+    def _start_heap(self, settings: EngineSettings) -> None:
+        if not settings.heap_tracemalloc:
+            _log.log(
+                _log.ERROR,
+                "heap",
+                "allocations are not profiled: this is the native engine's; live memory can be "
+                "had with CONPROF_HEAP_TRACEMALLOC=1, at a price",
+            )
+            return
+        # Imported here: few want it.
+        from conprof_core._engine.traced import TracedMemory
+
+        self._traced = self._traced or TracedMemory()
+        self._traced.start(settings.max_stacks)
 
     def _start_threads(self) -> None:
         self._running = True
@@ -173,7 +191,11 @@ class PortableEngine:
                 self._add_rest(table, self._clocks)
             self._table = Table(self._settings.max_stacks) if self._running else None
         _tracking.keep_only(set(sys._current_frames()))
-        return table.close()
+        alive = self._traced.rows() if self._traced is not None else ()
+        if self._traced is not None and not self._running:
+            self._traced.stop()
+            self._traced = None
+        return table.close(alive)
 
     def _add_rest(self, table: Table, clocks: Clocks) -> None:
         for name, cpu_ns in clocks.rest().items():
@@ -227,4 +249,6 @@ class PortableEngine:
         _threads.forget_after_fork()
         _tracking.forget_other_threads()
         self._looks = 0
+        if self._traced is not None:
+            self._traced.forget()
         self._reset()

@@ -19,6 +19,7 @@ struct conprof_heap conprof_heap;
 /* owner: holder of the session lock */
 static uint64_t random_state = 1;
 static uint32_t window_number;
+static uint32_t old_windows; /* 0: age is not told */
 
 /* Evenly from [0, 1). */
 static double
@@ -61,12 +62,15 @@ conprof_heap_reset_counters(void)
 }
 
 const char *
-conprof_heap_start(uint64_t mean)
+conprof_heap_start(uint64_t mean, uint32_t windows)
 {
     if (!conprof_heap_table_init()) {
         return "there is no memory for its table";
     }
     atomic_store(&conprof_heap.mean, mean);
+    conprof_lock();
+    old_windows = windows;
+    conprof_unlock();
     const char *failed = conprof_heap_hooks_install();
     atomic_store(&conprof_heap.is_on, failed == NULL);
     return failed;
@@ -84,10 +88,29 @@ conprof_heap_stop(void)
 static void
 let_go(struct conprof_heap_block *block)
 {
-    if (block->is_known) {
+    if (block->is_known && block->record != NULL) {
         conprof_heap_stacks_release(block->stack);
         conprof_labels_release(block->record);
-        block->is_known = false;
+    }
+    block->is_known = false;
+    block->record = NULL;
+}
+
+/* Session lock held. Notes where a block came from, of which `row` tells, too, if the sample
+ * was charged to one. */
+static void
+know(struct conprof_heap_block *block, const struct conprof_window *window,
+     const struct conprof_row *row, const uint64_t *frames, uint32_t n)
+{
+    block->window = window_number;
+    block->is_known = true;
+    /* Most blocks have died by now, and have no more to tell. */
+    if (atomic_load_explicit(&block->address, memory_order_relaxed) != 0) {
+        block->stack = conprof_heap_stacks_intern(window, row, frames, n);
+        conprof_labels_acquire(block->record);
+    }
+    else {
+        block->record = NULL;
     }
 }
 
@@ -109,10 +132,10 @@ conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t 
         frames = &native;
     }
     size_t bytes = words[CONPROF_ALLOC_BYTES];
+    struct conprof_row *row = NULL;
     if ((words[CONPROF_ALLOC_THREAD] & 1) == 0) {
         double stands_for = 1 / conprof_heap_probability(bytes, (double)words[CONPROF_ALLOC_MEAN]);
-        struct conprof_row *row =
-            conprof_window_row(window, frames, n, record, words[CONPROF_ALLOC_CELL], name_id);
+        row = conprof_window_row(window, frames, n, record, words[CONPROF_ALLOC_CELL], name_id);
         conprof_window_charge(window, row, CONPROF_COLUMN_ALLOC_OBJECTS,
                               to_whole(stands_for, draw()));
         conprof_window_charge(window, row, CONPROF_COLUMN_ALLOC_BYTES,
@@ -121,13 +144,10 @@ conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t 
     if (words[CONPROF_ALLOC_BLOCK] < CONPROF_HEAP_MAX_BLOCKS) {
         struct conprof_heap_block *block =
             conprof_heap_block_at((uint32_t)words[CONPROF_ALLOC_BLOCK]);
-        conprof_labels_acquire(record);
-        block->stack = conprof_heap_stacks_intern(frames, n);
         block->record = record;
         block->cell_id = words[CONPROF_ALLOC_CELL];
         block->name_id = (uint16_t)name_id;
-        block->window = window_number;
-        block->is_known = true;
+        know(block, window, row, frames, n);
     }
 }
 
@@ -210,9 +230,32 @@ conprof_heap_settle(void)
     }
 }
 
+/* The label sets of old blocks, remembered while one window is filled: most blocks share few. */
+#define AGED_SLOTS 64u
+struct aged {
+    const struct conprof_label_record *of;
+    struct conprof_label_record *record; /* counted, or NULL: there is no room for it */
+};
+
+/* Session lock held. The labels of an old block: its own, and its age where there is room. */
+static struct conprof_label_record *
+aged_record(struct aged *memory, struct conprof_label_record *record)
+{
+    static const struct conprof_label old = {"heap.age", "old", 8, 3};
+    struct aged *slot = &memory[conprof_hash_word(0, (uintptr_t)record) % AGED_SLOTS];
+    if (slot->of != record) {
+        if (slot->record != NULL) {
+            conprof_labels_release(slot->record);
+        }
+        *slot = (struct aged){record, conprof_labels_extend(record, &old)};
+    }
+    return slot->record == NULL ? record : slot->record;
+}
+
 void
 conprof_heap_charge_live(struct conprof_window *window)
 {
+    struct aged memory[AGED_SLOTS] = {0};
     double mean = (double)atomic_load(&conprof_heap.mean);
     window_number++;
     for (uint32_t i = 0; i < conprof_heap_table_top(); i++) {
@@ -229,8 +272,10 @@ conprof_heap_charge_live(struct conprof_window *window)
             block->record = bound;
             block->cell_id = 0;
         }
+        bool is_old = old_windows > 0 && window_number - block->window > old_windows;
         struct conprof_row *row = conprof_window_row_at(
-            window, block->stack->locations, block->stack->length, block->record, block->name_id);
+            window, block->stack->locations, block->stack->length,
+            is_old ? aged_record(memory, block->record) : block->record, block->name_id);
         double stands_for = 1 / conprof_heap_probability(block->bytes, mean);
         /* The same in every window, so that a difference of two shows no rounding. */
         double chance = (double)(conprof_hash_word(i, address) >> 11) * 0x1p-53;
@@ -238,6 +283,11 @@ conprof_heap_charge_live(struct conprof_window *window)
                               to_whole(stands_for, chance));
         conprof_window_charge(window, row, CONPROF_COLUMN_INUSE_BYTES,
                               to_whole(stands_for * (double)block->bytes, chance));
+    }
+    for (uint32_t i = 0; i < AGED_SLOTS; i++) {
+        if (memory[i].record != NULL) {
+            conprof_labels_release(memory[i].record);
+        }
     }
 }
 

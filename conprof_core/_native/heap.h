@@ -68,8 +68,10 @@ double conprof_heap_probability(size_t bytes, double mean);
 /* Any thread: a session begins. */
 void conprof_heap_reset_counters(void);
 
-/* GIL held. Hooks the allocators. NULL, or what is in the way; then nothing has changed. */
-const char *conprof_heap_start(uint64_t mean);
+/* GIL held. Hooks the allocators. NULL, or what is in the way; then nothing has changed.
+ * Blocks that were alive at the end of `old_windows` windows before have the label
+ * heap.age=old, where there is room for one more label set; 0: none has. */
+const char *conprof_heap_start(uint64_t mean, uint32_t old_windows);
 
 /* GIL held. No allocation is sampled after the return. What is alive is still known: charge
  * it to the last window, then forget it. */

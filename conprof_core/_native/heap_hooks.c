@@ -4,7 +4,15 @@
  * or, in the RAW domain, without; in any thread, at any depth, during garbage collection and
  * after Python was finalized. Our CPU handler may interrupt it anywhere and shares nothing
  * with it but the ring, which is made for that.
+ *
+ * The path of a small block that is not sampled is what a profiled program pays for each
+ * allocation: one subtraction and two branches that are foretold, and a bit of the filter when
+ * it is freed; then a jump to the next allocator, which returns to our caller.
  */
+#if defined(__GNUC__) && !defined(__clang__)
+/* It is so short that keeping a frame pointer would be a third of it. */
+#pragma GCC optimize("omit-frame-pointer")
+#endif
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -250,6 +258,22 @@ next_of(enum domain domain)
                          : &with_gil[domain];
 }
 
+/* The shortest path: takes a small block off the distance. False, and nothing taken, when it may be
+ * sampled, or is so large that the next allocator may come to us as RAW with it. */
+static inline bool
+pass_over(size_t bytes)
+{
+    if (!LIKELY(bytes <= SMALL_BYTES)) {
+        return false;
+    }
+    int64_t left = own.left - (int64_t)bytes;
+    if (!LIKELY(left >= 0)) {
+        return false;
+    }
+    own.left = left;
+    return true;
+}
+
 static __attribute__((noinline)) void *
 allocate(const PyMemAllocatorEx *next, size_t bytes)
 {
@@ -262,7 +286,7 @@ allocate(const PyMemAllocatorEx *next, size_t bytes)
     return block;
 }
 
-static void *
+static __attribute__((noinline)) void *
 allocate_zeroed(const PyMemAllocatorEx *next, size_t elements, size_t size)
 {
     size_t bytes;
@@ -332,18 +356,15 @@ release(enum domain domain, void *block)
     static void *name##_malloc(void *Py_UNUSED(ctx), size_t bytes)                                 \
     {                                                                                              \
         const PyMemAllocatorEx *next = next_of(DOMAIN);                                            \
-        if (LIKELY(bytes <= SMALL_BYTES)) {                                                        \
-            own.left -= (int64_t)bytes;                                                            \
-            if (LIKELY(own.left >= 0)) {                                                           \
-                return next->malloc(next->ctx, bytes);                                             \
-            }                                                                                      \
-            own.left += (int64_t)bytes;                                                            \
-        }                                                                                          \
-        return allocate(next, bytes);                                                              \
+        return LIKELY(pass_over(bytes)) ? next->malloc(next->ctx, bytes) : allocate(next, bytes);  \
     }                                                                                              \
     static void *name##_calloc(void *Py_UNUSED(ctx), size_t elements, size_t size)                 \
     {                                                                                              \
-        return allocate_zeroed(next_of(DOMAIN), elements, size);                                   \
+        const PyMemAllocatorEx *next = next_of(DOMAIN);                                            \
+        if (LIKELY((elements | size) <= SMALL_BYTES && pass_over(elements * size))) {              \
+            return next->calloc(next->ctx, elements, size);                                        \
+        }                                                                                          \
+        return allocate_zeroed(next, elements, size);                                              \
     }                                                                                              \
     static void *name##_realloc(void *Py_UNUSED(ctx), void *block, size_t bytes)                   \
     {                                                                                              \

@@ -55,12 +55,18 @@ intern(const struct conprof_location *locations, uint32_t n)
 }
 
 struct conprof_heap_stack *
-conprof_heap_stacks_intern(const uint64_t *frames, uint32_t n)
+conprof_heap_stacks_intern(const struct conprof_window *window, const struct conprof_row *row,
+                           const uint64_t *frames, uint32_t n)
 {
     struct conprof_location locations[MAX_LENGTH];
+    const struct conprof_stack_row *known = row == NULL ? NULL : &window->stacks[row->stack];
     n = n < MAX_LENGTH ? n : MAX_LENGTH;
+    if (known != NULL && (known->length != n || n == 1)) {
+        known = NULL; /* the overflow row */
+    }
     for (uint32_t i = 0; i < n; i++) {
-        locations[i] = conprof_location_of(frames[i]);
+        locations[i] = known == NULL ? conprof_location_of(frames[i])
+                                     : window->locations[window->stack_words[known->first + i]];
         if (locations[i].code == NULL) {
             return NULL;
         }

@@ -18,8 +18,11 @@ struct conprof_heap_stack {
 };
 
 /* The stack of frame words (leaf first, at most CONPROF_MAX_FRAMES + 1), counted for the
- * caller; NULL without memory. One that finds no room is counted in conprof_heap. */
-struct conprof_heap_stack *conprof_heap_stacks_intern(const uint64_t *frames, uint32_t n);
+ * caller; NULL without memory. `row` is where the window has it, if it has, which saves
+ * resolving it again. One that finds no room is counted in conprof_heap. */
+struct conprof_heap_stack *conprof_heap_stacks_intern(const struct conprof_window *window,
+                                                      const struct conprof_row *row,
+                                                      const uint64_t *frames, uint32_t n);
 
 void conprof_heap_stacks_release(struct conprof_heap_stack *stack);
 

@@ -48,14 +48,14 @@ struct conprof_heap_block {
 
 extern _Atomic uint64_t conprof_heap_filter[(1u << CONPROF_HEAP_HASH_BITS) / 64];
 
-/* Any thread, without the GIL. Neighbours in memory are neighbours in the filter: what a
- * program frees in a row needs few lines of the cache. The second term parts large blocks,
- * which all begin at the same place of a page. */
+/* Any thread, without the GIL. One bit for 64 bytes of memory, one word for a page: neighbours
+ * in memory are neighbours in the filter, and what a program frees in a row needs few lines of
+ * the cache. Large blocks all begin at the same place of a page, and share 2 048 of the bits:
+ * who frees one has more to do than to look it up. */
 static inline uint32_t
 conprof_heap_hash(uintptr_t address)
 {
-    return (uint32_t)(address >> 4 ^ address >> (4 + CONPROF_HEAP_HASH_BITS)) &
-           ((1u << CONPROF_HEAP_HASH_BITS) - 1);
+    return (uint32_t)(address >> 6) & ((1u << CONPROF_HEAP_HASH_BITS) - 1);
 }
 
 /* Any thread, without the GIL: can this address be in the table? Relaxed: who frees a

@@ -114,8 +114,9 @@ conprof_labels_overflow(void)
     return overflow_record;
 }
 
-struct conprof_label_record *
-conprof_label_records_intern(const struct conprof_label *labels, uint32_t count)
+/* Session lock held. The one record of these pairs, counted; NULL when there is no room. */
+static struct conprof_label_record *
+intern(const struct conprof_label *labels, uint32_t count)
 {
     uint64_t hash = hash_of(labels, count);
     struct conprof_label_record *record = NULL;
@@ -125,7 +126,6 @@ conprof_label_records_intern(const struct conprof_label *labels, uint32_t count)
     else if (same(overflow_record, hash, labels, count)) {
         record = overflow_record; /* spelled out: content names one record all the same */
     }
-    conprof_lock();
     uint32_t free_at = TABLE_SLOTS;
     for (uint32_t i = 0; record == NULL && i < TABLE_SLOTS; i++) {
         uint32_t at = (uint32_t)(hash + i) % TABLE_SLOTS;
@@ -149,11 +149,50 @@ conprof_label_records_intern(const struct conprof_label *labels, uint32_t count)
     }
     if (record == NULL) {
         refused++;
-        record = overflow_record;
+        return NULL;
     }
     conprof_labels_acquire(record);
+    return record;
+}
+
+struct conprof_label_record *
+conprof_label_records_intern(const struct conprof_label *labels, uint32_t count)
+{
+    conprof_lock();
+    struct conprof_label_record *record = intern(labels, count);
+    if (record == NULL) {
+        record = overflow_record;
+        conprof_labels_acquire(record);
+    }
     conprof_unlock();
     return record;
+}
+
+struct conprof_label_record *
+conprof_labels_extend(const struct conprof_label_record *record, const struct conprof_label *more)
+{
+    struct conprof_label labels[CONPROF_MAX_LABELS + 1];
+    uint32_t count = 0;
+    bool is_placed = false;
+    for (uint32_t i = 0; i < record->count && i < CONPROF_MAX_LABELS; i++) {
+        const struct conprof_label *own = &record->labels[i];
+        uint32_t common = own->key_bytes < more->key_bytes ? own->key_bytes : more->key_bytes;
+        int order = memcmp(own->key, more->key, common);
+        if (order == 0) {
+            order = (own->key_bytes > more->key_bytes) - (own->key_bytes < more->key_bytes);
+        }
+        if (order >= 0 && !is_placed) {
+            labels[count++] = *more;
+            is_placed = true;
+        }
+        if (order != 0) {
+            labels[count++] = *own;
+        }
+    }
+    if (!is_placed) {
+        labels[count++] = *more;
+    }
+    return intern(labels, count);
 }
 
 void

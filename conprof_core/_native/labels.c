@@ -7,8 +7,6 @@
 #include "label_records.h"
 #include "lock.h"
 
-#define MAX_LABELS 64
-
 static PyObject *context_variable;     /* immutable after init */
 static PyObject *empty_set;            /* immutable after init */
 static _Atomic uint64_t next_cell = 1; /* written by: GIL holder */
@@ -59,11 +57,11 @@ static PyTypeObject label_set_type = {
 static PyObject *
 label_set_from_sorted(PyObject *pairs)
 {
-    struct conprof_label labels[MAX_LABELS];
+    struct conprof_label labels[CONPROF_MAX_LABELS];
     Py_ssize_t count = PyList_GET_SIZE(pairs);
-    if (count > MAX_LABELS) {
+    if (count > (Py_ssize_t)CONPROF_MAX_LABELS) {
         return PyErr_Format(PyExc_ValueError, "a label set holds at most %d labels, not %zd",
-                            MAX_LABELS, count);
+                            (int)CONPROF_MAX_LABELS, count);
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *pair = PyList_GET_ITEM(pairs, i);

@@ -25,6 +25,9 @@
  * are not encoded yet. Beyond, samples carry the overflow set. */
 #define CONPROF_MAX_LABEL_RECORDS 4096u
 
+/* Labels in one set. */
+#define CONPROF_MAX_LABELS 64u
+
 /* Cells bound late, per window. Beyond, early samples keep the base labels. */
 #define CONPROF_MAX_BINDINGS 4096u
 
@@ -74,6 +77,11 @@ struct conprof_label_record *conprof_labels_overflow(void);
 /* Session lock held. */
 void conprof_labels_acquire(struct conprof_label_record *record);
 void conprof_labels_release(struct conprof_label_record *record);
+
+/* Session lock held. The record with one label more, or with another value of it; counted for
+ * the caller. NULL when there is no room. */
+struct conprof_label_record *conprof_labels_extend(const struct conprof_label_record *record,
+                                                   const struct conprof_label *more);
 
 /* Session lock held. Frees what is in limbo; the caller vouches that no handler
  * was active and the ring was empty at one moment after it took the lock. */

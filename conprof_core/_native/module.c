@@ -54,13 +54,14 @@ look_at_tasks(PyObject *Py_UNUSED(module), PyObject *look)
 }
 
 static PyObject *
-start_heap(PyObject *Py_UNUSED(module), PyObject *mean)
+start_heap(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long bytes = PyLong_AsUnsignedLongLong(mean);
-    if (PyErr_Occurred()) {
+    Py_ssize_t bytes;
+    unsigned int old_windows = 0;
+    if (!PyArg_ParseTuple(args, "n|I:start_heap", &bytes, &old_windows)) {
         return NULL;
     }
-    if (bytes < 1 || bytes > CONPROF_HEAP_MAX_MEAN) {
+    if (bytes < 1 || (uint64_t)bytes > CONPROF_HEAP_MAX_MEAN) {
         PyErr_Format(PyExc_ValueError, "the mean must be 1 to %llu bytes",
                      (unsigned long long)CONPROF_HEAP_MAX_MEAN);
         return NULL;
@@ -69,7 +70,7 @@ start_heap(PyObject *Py_UNUSED(module), PyObject *mean)
         PyErr_SetString(PyExc_RuntimeError, "start() comes first");
         return NULL;
     }
-    const char *failed = conprof_heap_start(bytes);
+    const char *failed = conprof_heap_start((uint64_t)bytes, old_windows);
     return PyUnicode_FromString(failed == NULL ? "" : failed);
 }
 
@@ -217,8 +218,9 @@ static PyMethodDef functions[] = {
     {"running_loops", conprof_suspended_loops, METH_NOARGS,
      "running_loops()\n\nThe asyncio loops that run now, as far as thread states know them "
      "(3.14)."},
-    {"start_heap", start_heap, METH_O,
-     "start_heap(mean): sample allocations; what is in the way, or ''. After start()."},
+    {"start_heap", start_heap, METH_VARARGS,
+     "start_heap(mean, old_windows=0): sample allocations; what is in the way, or ''. After "
+     "start()."},
     {"wake", wake, METH_NOARGS, "Have tick() called now."},
     {"pause", pause_sampling, METH_O, "pause(flag): discard samples while true."},
     {"is_running", is_running, METH_NOARGS, "Whether a session runs in this very process."},

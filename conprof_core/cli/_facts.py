@@ -15,7 +15,7 @@ from conprof_core import exporters
 from conprof_core._config import Config, Loaded
 from conprof_core._engine import choose
 from conprof_core._engine._clocks import best_clocks
-from conprof_core._options import OPTIONS
+from conprof_core._options import OPTIONS, ProfileType
 from conprof_core._profiler import Profiler
 from conprof_core._version import __version__
 from conprof_core.errors import ConprofError
@@ -94,6 +94,12 @@ def _engine(config: Config, problems: list[str]) -> dict[str, Any]:
     facts["how"] = f"a thread that samples all threads; {best_clocks().name}"
     if config.engine is None:
         problems.append(f"the portable engine is used: {reason}")
+    if ProfileType.HEAP in config.profile_types and not config.heap_tracemalloc:
+        problems.append(
+            "profile type heap: the portable engine measures live memory only with tracemalloc, "
+            "which makes an allocating program several times slower; CONPROF_HEAP_TRACEMALLOC=1 "
+            "demands it"
+        )
     return facts
 
 

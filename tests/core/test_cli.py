@@ -195,6 +195,10 @@ def kernel_ticks() -> int:
         ({"CONPROF_EXPORT_TO": "file:///proc/1/x"}, "cannot be used"),
         ({"BLACKFIRE_CONPROF_CPU_PROFILERATE": "1000"}, "CONFIG_HZ"),
         ({"CONPROF_DISABLED": "1"}, "CONPROF_DISABLED"),
+        (
+            {"CONPROF_ENGINE": "portable", "CONPROF_PROFILE_TYPES": "cpu,heap"},
+            "CONPROF_HEAP_TRACEMALLOC=1",
+        ),
     ],
 )
 def test_doctor_finds_problems(env: dict[str, str], words: str) -> None:

@@ -21,6 +21,8 @@ CASES: list[tuple[str, str, Any, str | None]] = [
     ("cpu_profile_rate", "250", 250, "0"),
     ("profile_types", "CPU, heap", (ProfileType.CPU, ProfileType.HEAP), "cpu,lock"),
     ("heap_sample_bytes", "65536", 65536, "100"),
+    ("heap_old_windows", "8", 8, "-1"),
+    ("heap_tracemalloc", "on", True, "perhaps"),
     ("labels", "tier=web, region = eu", {"tier": "web", "region": "eu"}, "tier"),
     ("agent_socket", "tcp://agent:8307/", "tcp://agent:8307", "agent.sock"),
     ("server_id", "id", "id", None),
