@@ -1,8 +1,8 @@
 """Proof that a profiler profiles: a receiver that waits for an upload that names the work.
 
 A column of ``cost.py`` is worth something only if the profiler in it is at work. What it uploads is
-searched, unpacked, for the name of a function that every workload calls; of a profiler of memory, for
-a profile that gives allocated or live bytes to the function that allocates.
+searched, unpacked, for the name of a function that every workload calls; of a profiler of memory,
+for a profile that gives allocated or live bytes to the function that allocates.
 """
 
 from __future__ import annotations
@@ -109,12 +109,10 @@ def _allocated(data: bytes) -> bool:
     except (WireError, ValueError, IndexError):
         return False
     return any(
-        any(
-            ALLOCATES in name and value > 0
-            for name, value in profile.by_function(kind.type).items()
-        )
+        ALLOCATES in name and value > 0
         for kind in profile.sample_types
         if kind.unit == "bytes"
+        for name, value in profile.by_function(kind.type).items()
     )
 
 

@@ -1,9 +1,9 @@
 """Live memory by ``tracemalloc``: what the portable engine can offer, and only on demand.
 
-``tracemalloc`` notes each allocation with its stack, which makes a program that allocates much
-several times slower, needs memory for each block, and holds the GIL while a window ends for about a
-second for each million blocks. So it is never on unless asked for. It knows files and lines, but no
-functions, labels or threads, and nothing of what was freed: only live blocks and bytes are told.
+``tracemalloc`` notes each allocation with its stack, which makes a program that allocates much many
+times slower, and the end of a window some seconds longer for each million blocks. So it is never on
+unless asked for. It knows files and lines, but no functions, labels or threads, and nothing of what
+was freed: only live blocks and bytes are told.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TracedMemory:
             _log.ERROR,
             "heap",
             "live memory is profiled with tracemalloc, as demanded: a program that allocates much "
-            "takes several times as long, and each block alive takes some 100 bytes more",
+            "takes many times as long",
         )
 
     def stop(self) -> None:

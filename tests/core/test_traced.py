@@ -85,7 +85,7 @@ def test_without_demand_nothing_is_traced() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "words"),
-    [("1", "several times as long"), ("0", "can be had with CONPROF_HEAP_TRACEMALLOC=1")],
+    [("1", "many times as long"), ("0", "can be had with CONPROF_HEAP_TRACEMALLOC=1")],
 )
 def test_the_price_is_said_once(variable: str, words: str) -> None:
     script = """

@@ -1,4 +1,4 @@
-"""Large buffers: whose bytes the heap profile sees, and whose it cannot. The table of docs/heap.md."""
+"""Large buffers: whose bytes the heap profile sees, and whose not. The table of docs/heap.md."""
 
 from __future__ import annotations
 
