@@ -51,6 +51,19 @@ class Window:
         first_sample: int,
         max_samples: int,
     ) -> bytes | None: ...
+    def encode_otlp(
+        self,
+        *,
+        shapes: tuple[tuple[object, ...], ...],
+        label_names: dict[str, str],
+        thread_label: str | None,
+        resource: bytes,
+        version: str,
+        profile_id: bytes,
+        attributes: tuple[tuple[str, int], ...],
+        max_label_sets: int,
+        max_samples: int,
+    ) -> bytes | None: ...
     def rows(
         self,
     ) -> list[

@@ -251,7 +251,7 @@ class Option(NamedTuple):
 OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "application_name",
-        ("BLACKFIRE_CONPROF_APP_NAME", "PLATFORM_APPLICATION_NAME"),
+        ("BLACKFIRE_CONPROF_APP_NAME", "PLATFORM_APPLICATION_NAME", "OTEL_SERVICE_NAME"),
         _optional_text,
         "name of the service; default: name of the program",
     ),

@@ -9,6 +9,7 @@ from typing import Final
 
 from conprof_core._config import Config
 from conprof_core._limits import MAX_LABEL_VALUE
+from conprof_core._otel import resource_attributes
 from conprof_core._version import __version__
 
 __all__ = ["Process", "clean_tag"]
@@ -46,7 +47,8 @@ class Process:
     @property
     def service(self) -> str:
         """Name of the service. Asked late: a spawned child learns only then what it runs."""
-        return self._application_name or program_name()
+        named = self._application_name or resource_attributes().get("service.name")
+        return named or program_name()
 
     def tags(self, engine: str) -> dict[str, str]:
         """Return the tags that describe this process, in upload order. Holds no path, no argument.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from conprof_core._engine import EngineWindow, Row
 from conprof_core._process import Process
 from conprof_core._version import __version__
 from conprof_core.exporters import EncodedProfile, EncodedWindow
-from conprof_core.exporters.naming import Naming
+from conprof_core.exporters.naming import Naming, OTLPResource
 
 __all__ = ["Window"]
 
@@ -62,9 +62,27 @@ class Window:
     def encode(self, naming: Naming) -> EncodedWindow:
         """Return the window with the names of one family of destinations."""
         counters = self.counters()
+        tags = self._tags(counters)
+        if naming.otlp is None:
+            profiles = tuple(self._pprofs(naming, counters))
+        else:
+            profiles = tuple(self._otlp(naming, naming.otlp, tags, counters))
+        return EncodedWindow(
+            profiles=profiles,
+            start_ns=self._taken.start_ns,
+            end_ns=self._taken.end_ns,
+            sequence=self.sequence,
+            service=self._process.service,
+            tags=tags,
+            counters=counters,
+            process_id=self._process.pid,
+            samples=self._taken.samples,
+            requests=self.requests,
+        )
+
+    def _pprofs(self, naming: Naming, counters: Mapping[str, int]) -> Iterator[EncodedProfile]:
         comments = (f"conprof {__version__}, {self._engine} engine", *_describe(counters))
         mapping_file = os.path.basename(sys.executable or "") or "python"
-        profiles = []
         for shape in naming.shapes:
             first = 0
             while first == 0 or naming.max_samples:
@@ -77,20 +95,36 @@ class Window:
                 )
                 if pprof is None:
                     break
-                profiles.append(EncodedProfile(shape.name, _gzip(pprof)))
+                yield EncodedProfile(shape.name, _gzip(pprof))
                 first += naming.max_samples or 1
-        return EncodedWindow(
-            profiles=tuple(profiles),
-            start_ns=self._taken.start_ns,
-            end_ns=self._taken.end_ns,
-            sequence=self.sequence,
-            service=self._process.service,
-            tags=self._tags(counters),
-            counters=counters,
-            process_id=self._process.pid,
-            samples=self._taken.samples,
-            requests=self.requests,
+
+    def _otlp(
+        self,
+        naming: Naming,
+        names: OTLPResource,
+        tags: Mapping[str, str],
+        counters: Mapping[str, int],
+    ) -> Iterator[EncodedProfile]:
+        from conprof_core._otlp import encode_resource
+
+        renamed = dict(names.tag_names)
+        attributes = {renamed[tag]: tags[tag] for tag in renamed if renamed[tag] and tag in tags}
+        attributes.update(names.attributes)
+        attributes.update(
+            (tag, value)
+            for tag, value in tags.items()
+            if tag not in renamed and not tag.startswith("conprof_lost_")
         )
+        attributes["service.name"] = self._process.service
+        request = self._taken.encode_otlp(
+            naming,
+            resource=encode_resource(attributes),
+            version=__version__,
+            profile_id=os.urandom(16),
+            attributes=[(f"conprof.lost.{reason}", count) for reason, count in counters.items()],
+        )
+        if request is not None:
+            yield EncodedProfile("otlp", _gzip(request))
 
     def _tags(self, counters: Mapping[str, int]) -> dict[str, str]:
         tags = self._process.tags(self._engine)

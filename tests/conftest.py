@@ -28,7 +28,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no variable of the outer environment steer the profiler, but for the engine."""
     for key in list(os.environ):
-        if key.startswith(("CONPROF_", "BLACKFIRE_", "PLATFORM_")) and key != "CONPROF_ENGINE":
+        if (
+            key.startswith(("CONPROF_", "BLACKFIRE_", "PLATFORM_", "OTEL_"))
+            and key != "CONPROF_ENGINE"
+        ):
             monkeypatch.delenv(key)
 
 

@@ -32,12 +32,19 @@ FRAMEWORKS = {
     "duckdb": {"conprof_core.agent"},
     "gunicorn": set(),
     "google.protobuf": set(),
+    "opentelemetry": set(),
     "ddtrace": set(),
 }
 
 # Lowest first: a module may import, at import time, only from its own layer or a lower one.
 LAYERS = (
-    ("conprof_core.errors", "conprof_core._version", "conprof_core._limits"),
+    (
+        "conprof_core.errors",
+        "conprof_core._version",
+        "conprof_core._limits",
+        "conprof_core._otel",
+        "conprof_core._wire",
+    ),
     ("conprof_core._native", "conprof_core._log", "conprof_core._threads", "conprof_core._cells"),
     (
         "conprof_core._labels",
@@ -51,7 +58,13 @@ LAYERS = (
         "conprof_core._http",
         "conprof_core.exporters.naming",
     ),
-    ("conprof_core._engine", "conprof_core._pprof"),
+    (
+        "conprof_core._engine",
+        "conprof_core._merge",
+        "conprof_core._tables",
+        "conprof_core._pprof",
+        "conprof_core._otlp",
+    ),
     (
         "conprof_core._config",
         "conprof_core._options",
@@ -69,7 +82,7 @@ LAYERS = (
 )
 
 # What an exporter must never see: it is given bytes and metadata.
-AGGREGATION = ("_engine", "_native", "_pprof", "_window", "_loop", "_profiler")
+AGGREGATION = ("_engine", "_native", "_merge", "_pprof", "_otlp", "_window", "_loop", "_profiler")
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,27 @@ class EngineWindow(Protocol):
         """
         ...
 
+    def encode_otlp(
+        self,
+        naming: Naming,
+        *,
+        resource: bytes,
+        version: str,
+        profile_id: bytes,
+        attributes: Sequence[tuple[str, int]] = (),
+    ) -> bytes | None:
+        """Return the window as an uncompressed OTLP request; ``None`` when it holds no sample.
+
+        Args:
+            naming: its shapes become scopes, and of more than ``max_samples`` samples of one type
+                several profiles.
+            resource: an encoded ``Resource``.
+            version: of the scopes.
+            profile_id: 16 bytes; the profiles of the request count on from it.
+            attributes: numbers that stand with every profile.
+        """
+        ...
+
     def rows(self) -> list[Row]:
         """Return the aggregated rows, for doubles and tests."""
         ...

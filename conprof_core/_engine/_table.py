@@ -81,6 +81,29 @@ class PortableWindow:
             first_sample=first_sample,
         )
 
+    def encode_otlp(
+        self,
+        naming: Naming,
+        *,
+        resource: bytes,
+        version: str,
+        profile_id: bytes,
+        attributes: Sequence[tuple[str, int]] = (),
+    ) -> bytes | None:
+        """Return the window as an uncompressed OTLP request."""
+        from conprof_core._otlp import encode_request
+
+        return encode_request(
+            self._rows,
+            naming,
+            start_ns=self.start_ns,
+            end_ns=self.end_ns,
+            resource=resource,
+            version=version,
+            profile_id=profile_id,
+            attributes=attributes,
+        )
+
 
 class Table:
     """Rows of one window in the making. Not thread-safe: the engine's lock guards it."""

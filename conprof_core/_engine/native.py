@@ -72,6 +72,28 @@ class NativeWindow:
             max_samples=naming.max_samples,
         )
 
+    def encode_otlp(
+        self,
+        naming: Naming,
+        *,
+        resource: bytes,
+        version: str,
+        profile_id: bytes,
+        attributes: Sequence[tuple[str, int]] = (),
+    ) -> bytes | None:
+        """See ``EngineWindow``; the GIL is released meanwhile."""
+        return self._window.encode_otlp(
+            shapes=naming.shapes,
+            label_names=dict(naming.label_names),
+            thread_label=naming.thread_label,
+            resource=resource,
+            version=version,
+            profile_id=profile_id,
+            attributes=tuple(attributes),
+            max_label_sets=naming.max_label_sets,
+            max_samples=naming.max_samples,
+        )
+
     def rows(self) -> list[Row]:
         """Return the aggregated rows, for doubles and tests."""
         return [Row(*row) for row in self._window.rows()]

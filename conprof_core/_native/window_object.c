@@ -2,9 +2,7 @@
  * release it for the encoding, which touches nothing of Python's. */
 #include "window_object.h"
 
-#include <string.h>
-
-#include "pprof.h"
+#include "naming_object.h"
 #include "threads.h"
 
 typedef struct {
@@ -21,136 +19,54 @@ window_dealloc(PyObject *self)
     Py_TYPE(self)->tp_free(self);
 }
 
-/* ---- reading a Naming ---- */
+/* ---- encoding ---- */
 
-/* A str's UTF-8, borrowed from the str. */
-static int
-as_text(PyObject *object, void *to)
+/* What an encoder gave: bytes, None when there was nothing to encode, or MemoryError. */
+static PyObject *
+as_bytes(char *encoded, size_t bytes)
 {
-    struct conprof_text *text = to;
-    Py_ssize_t bytes;
-    if (object == Py_None) {
-        *text = (struct conprof_text){NULL, 0};
-        return 1;
+    PyObject *result;
+    if (encoded != NULL) {
+        result = PyBytes_FromStringAndSize(encoded, (Py_ssize_t)bytes);
     }
-    text->data = PyUnicode_Check(object) ? PyUnicode_AsUTF8AndSize(object, &bytes) : NULL;
-    if (text->data == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_TypeError, "a name on the wire must be a str");
-        }
-        return 0;
+    else {
+        result = bytes == 1 ? Py_NewRef(Py_None) : PyErr_NoMemory();
     }
-    text->bytes = (size_t)bytes;
-    return 1;
-}
-
-/* sample_types: a sequence of (type, unit, column). */
-static int
-read_sample_types(PyObject *types, struct conprof_naming *naming)
-{
-    Py_ssize_t count = PyTuple_GET_SIZE(types);
-    if (count < 1 || count > CONPROF_MAX_SAMPLE_TYPES) {
-        PyErr_Format(PyExc_ValueError, "1 to %d sample types, not %zd", CONPROF_MAX_SAMPLE_TYPES,
-                     count);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        const char *column;
-        PyObject *entry = PyTuple_GET_ITEM(types, i);
-        if (!PyTuple_Check(entry) ||
-            !PyArg_ParseTuple(entry, "O&O&s", as_text, &naming->sample_types[i].type, as_text,
-                              &naming->sample_types[i].unit, &column)) {
-            if (!PyErr_Occurred()) {
-                PyErr_SetString(PyExc_TypeError, "a sample type is (type, unit, column)");
-            }
-            return -1;
-        }
-        int known = 0;
-        while (known < CONPROF_COLUMN_COUNT && strcmp(column, conprof_column_names[known]) != 0) {
-            known++;
-        }
-        if (known == CONPROF_COLUMN_COUNT) {
-            PyErr_Format(PyExc_ValueError, "there is no column %s", column);
-            return -1;
-        }
-        naming->sample_types[i].column = (enum conprof_column)known;
-    }
-    naming->sample_type_count = (size_t)count;
-    return 0;
-}
-
-static int
-read_renames(PyObject *names, struct conprof_naming *naming)
-{
-    PyObject *key, *value;
-    Py_ssize_t at = 0;
-    naming->renames = PyMem_Calloc((size_t)PyDict_GET_SIZE(names) + 1, sizeof *naming->renames);
-    if (naming->renames == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    while (PyDict_Next(names, &at, &key, &value)) {
-        struct conprof_rename *rename = &naming->renames[naming->rename_count++];
-        if (!as_text(key, &rename->from) || !as_text(value, &rename->to)) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static int
-read_comments(PyObject *comments, struct conprof_naming *naming)
-{
-    Py_ssize_t count = PyTuple_GET_SIZE(comments);
-    naming->comments = PyMem_Calloc((size_t)count + 1, sizeof *naming->comments);
-    if (naming->comments == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (!as_text(PyTuple_GET_ITEM(comments, i), &naming->comments[i])) {
-            return -1;
-        }
-    }
-    naming->comment_count = (size_t)count;
-    return 0;
+    free(encoded);
+    return result;
 }
 
 static PyObject *
 window_encode_pprof(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"sample_types",   "period_type",  "period",       "default_sample_type",
-                            "label_names",    "thread_label", "mapping_file", "comments",
-                            "max_label_sets", "first_sample", "max_samples",  NULL};
-    struct conprof_naming naming = {0};
-    PyObject *types, *label_names, *comments, *result = NULL;
-    long long period;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$O!(O&O&)LO&O!O&O&O!III:encode_pprof", names, &PyTuple_Type, &types,
-            as_text, &naming.period_type, as_text, &naming.period_unit, &period, as_text,
-            &naming.default_sample_type, &PyDict_Type, &label_names, as_text, &naming.thread_label,
-            as_text, &naming.mapping_file, &PyTuple_Type, &comments, &naming.max_label_sets,
-            &naming.first_sample, &naming.max_samples)) {
-        return NULL;
-    }
-    naming.period = period;
-    if (read_sample_types(types, &naming) == 0 && read_renames(label_names, &naming) == 0 &&
-        read_comments(comments, &naming) == 0) {
+    struct conprof_pprof profile;
+    PyObject *result = NULL;
+    if (conprof_naming_read_pprof(args, kwargs, &profile) == 0) {
         char *encoded;
         size_t bytes = 0;
         Py_BEGIN_ALLOW_THREADS;
-        encoded = conprof_pprof_encode(((window_object *)self)->window, &naming, &bytes);
+        encoded = conprof_pprof_encode(((window_object *)self)->window, &profile, &bytes);
         Py_END_ALLOW_THREADS;
-        if (encoded != NULL) {
-            result = PyBytes_FromStringAndSize(encoded, (Py_ssize_t)bytes);
-        }
-        else {
-            result = bytes == 1 ? Py_NewRef(Py_None) : PyErr_NoMemory();
-        }
-        free(encoded);
+        result = as_bytes(encoded, bytes);
     }
-    PyMem_Free(naming.renames);
-    PyMem_Free(naming.comments);
+    conprof_naming_release_pprof(&profile);
+    return result;
+}
+
+static PyObject *
+window_encode_otlp(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    struct conprof_otlp request;
+    PyObject *result = NULL;
+    if (conprof_naming_read_otlp(args, kwargs, &request) == 0) {
+        char *encoded;
+        size_t bytes = 0;
+        Py_BEGIN_ALLOW_THREADS;
+        encoded = conprof_otlp_encode(((window_object *)self)->window, &request, &bytes);
+        Py_END_ALLOW_THREADS;
+        result = as_bytes(encoded, bytes);
+    }
+    conprof_naming_release_otlp(&request);
     return result;
 }
 
@@ -280,6 +196,8 @@ static PyGetSetDef window_getset[] = {
 static PyMethodDef window_methods[] = {
     {"encode_pprof", (PyCFunction)(void (*)(void))window_encode_pprof, METH_VARARGS | METH_KEYWORDS,
      "The window as uncompressed pprof. Releases the GIL."},
+    {"encode_otlp", (PyCFunction)(void (*)(void))window_encode_otlp, METH_VARARGS | METH_KEYWORDS,
+     "The window as an uncompressed OTLP request. Releases the GIL."},
     {"rows", window_rows, METH_NOARGS, "A list of (frames, labels, thread_name, *columns)."},
     {NULL, NULL, 0, NULL},
 };

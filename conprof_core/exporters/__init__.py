@@ -30,6 +30,9 @@ __all__ = [
 SCHEMES: Final[Mapping[str, tuple[str, str]]] = {
     "blackfire": ("conprof_core.exporters.blackfire", "BlackfireExporter"),
     "file": ("conprof_core.exporters.file", "FileExporter"),
+    "otlp": ("conprof_core.exporters.otlp", "OTLPExporter"),
+    "otlp+http": ("conprof_core.exporters.otlp", "OTLPExporter"),
+    "otlp+https": ("conprof_core.exporters.otlp", "OTLPExporter"),
     "pyroscope+http": ("conprof_core.exporters.pyroscope", "PyroscopeExporter"),
     "pyroscope+https": ("conprof_core.exporters.pyroscope", "PyroscopeExporter"),
 }
@@ -60,8 +63,8 @@ class EncodedProfile(NamedTuple):
     """One profile of a window.
 
     Attributes:
-        name: what its ``Shape`` is called.
-        pprof_gz: gzip-compressed pprof.
+        name: what its ``Shape`` is called; ``otlp`` for a whole window as one OTLP request.
+        pprof_gz: gzip-compressed pprof, or such a request.
     """
 
     name: str
@@ -119,7 +122,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         verdict: what became of it.
-        detail: what a person needs to know, in one line; empty when delivered.
+        detail: what a person needs to know, in one line; empty when all of it was delivered.
         retry_after_s: the destination's own wish, if it named one.
         counts: whether the attempt counts against this profile, as when the destination answers
             but fails on it; an unreachable destination does not.
@@ -169,6 +172,10 @@ def check_url(option: str, url: str) -> None:
         from conprof_core.exporters.pyroscope import target_of
 
         target_of(url, option)
+    elif _scheme(url).startswith("otlp"):
+        from conprof_core.exporters import otlp
+
+        otlp.target_of(url, option)
 
 
 def create(destination: Destination) -> Exporter:

@@ -32,11 +32,16 @@ _SMALLEST_WAIT_S = 0.001
 class Answer:
     """What came back: status, reason, ``Retry-After`` and the beginning of the body."""
 
-    def __init__(self, status: int, reason: str, retry_after: str | None, body: str) -> None:
+    def __init__(self, status: int, reason: str, retry_after: str | None, data: bytes) -> None:
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
-        self.body = body
+        self.data = data
+
+    @property
+    def body(self) -> str:
+        """Return the beginning of the body as text."""
+        return self.data.decode("utf-8", "replace")
 
 
 def _left(deadline: float) -> float:
@@ -202,10 +207,10 @@ def post(
             )
 
 
-def _beginning(response: requests.Response) -> str:
+def _beginning(response: requests.Response) -> bytes:
     """Return the first bytes of the body; the status alone decides, so trouble here is none."""
     try:
         data: bytes = response.raw.read(MAX_RESPONSE_BYTES) or b""
     except Exception:
-        return ""
-    return data.decode("utf-8", "replace")
+        return b""
+    return data

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["COLUMNS", "Measured", "Naming", "Shape", "blackfire", "go", "pyroscope"]
+__all__ = [
+    "COLUMNS",
+    "Measured",
+    "Naming",
+    "OTLPResource",
+    "Shape",
+    "blackfire",
+    "go",
+    "otlp",
+    "pyroscope",
+]
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "cpu": ("samples", "cpu_ns"),
@@ -51,6 +61,19 @@ class Shape(NamedTuple):
     default_sample_type: str
 
 
+class OTLPResource(NamedTuple):
+    """What stands for the process in an OTLP request, besides the labels of the process.
+
+    Attributes:
+        tag_names: (tag of the process, attribute); tags with an empty attribute are left out, and
+            those not named here, the user's labels, keep their names.
+        attributes: (attribute, text), which win over the tags named above, and give way to labels.
+    """
+
+    tag_names: tuple[tuple[str, str], ...]
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
 class Naming(NamedTuple):
     """How one family of destinations names what a window holds. Hashable, compared by value.
 
@@ -62,6 +85,7 @@ class Naming(NamedTuple):
         max_label_sets: distinct label sets in a profile; further ones are merged under the label
             ``conprof.overflow``. 0 is no bound, as below.
         max_samples: samples in a profile; a window with more becomes several profiles.
+        otlp: ``None`` when each shape is a pprof; else the window is one OTLP request.
     """
 
     shapes: tuple[Shape, ...]
@@ -69,6 +93,7 @@ class Naming(NamedTuple):
     thread_label: str | None = None
     max_label_sets: int = 0
     max_samples: int = 0
+    otlp: OTLPResource | None = None
 
 
 _BLACKFIRE_TYPES: Final = (
@@ -165,3 +190,41 @@ def pyroscope(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immuta
         ("conprof.overflow", "conprof_overflow"),
     )
     return Naming(shapes, labels, max_label_sets=500, max_samples=8_000)
+
+
+# Tags of a process that its attributes repeat, or that would make a series of each process or
+# window where every text attribute of a resource is a label (Pyroscope, Parca).
+_OTLP_TAGS: Final = (
+    ("host", "host.name"),
+    ("runtime_version", "process.runtime.version"),
+    ("service", ""),
+    ("application_name", ""),
+    ("language", ""),
+    ("runtime", ""),
+    ("runtime_os", ""),
+    ("runtime_arch", ""),
+    ("runtime-id", ""),
+    ("process_id", ""),
+    ("probe_version", ""),
+    ("engine", ""),
+    ("profile_seq", ""),
+)
+
+
+def otlp(
+    measured: Measured = Measured(),  # noqa: B008 - immutable
+    attributes: tuple[tuple[str, str], ...] = (),
+) -> Naming:
+    """Return the names for OTLP: the types of Go, and label keys as the conventions have them.
+
+    Scopes are called as Pyroscope's series, which is how Parca names profiles. Every set of
+    attributes is a series in both, so sets are bounded as for Pyroscope.
+    """
+    names = pyroscope(measured)
+    return Naming(
+        names.shapes,
+        (("http.response.status_class", ""),),
+        max_label_sets=names.max_label_sets,
+        max_samples=names.max_samples,
+        otlp=OTLPResource(_OTLP_TAGS, attributes),
+    )

@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from conprof_core._version import __version__
+from conprof_core._wire import delimited
 from conprof_core.errors import ConfigError
 from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict, naming
 from conprof_core.exporters._answers import cause, certificates, judge
@@ -28,6 +29,9 @@ _FORM: Final = (
 _MAX_LABELS: Final = 30
 _MAX_LABEL_NAME: Final = 1_024
 _MAX_LABEL_VALUE: Final = 2_048
+# Tags: every message of the request has two length-delimited fields.
+_FIRST: Final = b"\x0a"
+_SECOND: Final = b"\x12"
 # What describes one process or one window would make a series of each.
 _PER_PROCESS: Final = frozenset(
     {
@@ -150,30 +154,18 @@ def _cut(value: str) -> str:
 
 def encode_push(window: EncodedWindow) -> bytes:
     """Return a ``PushRequest``: series, each with its labels and one profile."""
-    return b"".join(
-        _field(
-            1,
-            b"".join(_label_pairs(_labels(window, profile.name)))
-            + _field(2, _field(1, profile.pprof_gz) + _field(2, _uuid().encode("ascii"))),
-        )
-        for profile in window.profiles
-    )
+    series = []
+    for profile in window.profiles:
+        labels = b"".join(_label_pairs(_labels(window, profile.name)))
+        sample = delimited(_FIRST, profile.pprof_gz) + delimited(_SECOND, _uuid().encode("ascii"))
+        series.append(delimited(_FIRST, labels + delimited(_SECOND, sample)))
+    return b"".join(series)
 
 
 def _label_pairs(labels: dict[str, str]) -> Iterable[bytes]:
     for key, value in sorted(labels.items()):
-        name = key.encode("utf-8", "replace")
-        yield _field(1, _field(1, name) + _field(2, value.encode("utf-8", "replace")))
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    """Return a length-delimited field; its number is below 16, so its key is one byte."""
-    size, length = len(payload), bytearray()
-    while size > 0x7F:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
-    length.append(size)
-    return bytes((number << 3 | 2, *length)) + payload
+        name = delimited(_FIRST, key.encode("utf-8", "replace"))
+        yield delimited(_FIRST, name + delimited(_SECOND, value.encode("utf-8", "replace")))
 
 
 def _uuid() -> str:

@@ -108,6 +108,7 @@ class ExportQueue:
             raise
         if outcome.verdict is Verdict.DELIVERED:
             self.exported += 1
+            self.last_error = outcome.detail or self.last_error  # taken in part
             self._delivered()
             return True
         self.last_error = outcome.detail

@@ -9,7 +9,8 @@ from support.check_valid import check_bytes
 from support.pprof_reader import Profile
 
 from conprof_core._engine import Row
-from conprof_core._pprof import clean_name, encode_profile
+from conprof_core._merge import clean_name
+from conprof_core._pprof import encode_profile
 from conprof_core.exporters import naming
 from conprof_core.exporters.naming import Naming
 

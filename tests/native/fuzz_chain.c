@@ -1,4 +1,4 @@
-/* fuzz_chain.c: ring -> code table and aggregator -> pprof, with random and hostile records.
+/* fuzz_chain.c: ring -> code table and aggregator -> pprof and OTLP, with random and hostile records.
  *
  * Writes the profiles of its windows into a directory, for the tests' independent
  * reader to check. Built with the address and undefined-behaviour sanitizers.
@@ -13,6 +13,7 @@
 #include "code_registry.h"
 #include "label_records.h"
 #include "lock.h"
+#include "otlp.h"
 #include "pprof.h"
 #include "sampler.h"
 
@@ -112,29 +113,46 @@ text(const char *of)
 }
 
 static void
+write_file(const char *directory, long number, const char *kind, char *data, size_t bytes)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%05ld.%s", directory, number, kind);
+    FILE *file = fopen(path, "wb");
+    if (data == NULL || file == NULL || fwrite(data, 1, bytes, file) != bytes) {
+        abort();
+    }
+    fclose(file);
+    free(data);
+}
+
+static void
 write_profile(const struct conprof_window *window, const char *directory, long number)
 {
-    struct conprof_naming naming = {
-        .sample_types = {{text("samples"), text("count"), CONPROF_COLUMN_SAMPLES},
-                         {text("cpu"), text("nanoseconds"), CONPROF_COLUMN_CPU_NS}},
-        .sample_type_count = 2,
+    struct conprof_pprof profile = {
+        .naming = {.sample_types = {{text("samples"), text("count"), CONPROF_COLUMN_SAMPLES},
+                                    {text("cpu"), text("nanoseconds"), CONPROF_COLUMN_CPU_NS}},
+                   .sample_type_count = 2,
+                   .thread_label = number % 2 ? text("thread") : (struct conprof_text){NULL, 0}},
         .period_type = text("cpu"),
         .period_unit = text("nanoseconds"),
         .period = 10000000,
         .default_sample_type = text("cpu"),
-        .thread_label = number % 2 ? text("thread") : (struct conprof_text){NULL, 0},
         .mapping_file = text("fuzz"),
     };
     size_t bytes;
-    char *pprof = conprof_pprof_encode(window, &naming, &bytes);
-    char path[4096];
-    snprintf(path, sizeof path, "%s/%05ld.pprof", directory, number);
-    FILE *file = fopen(path, "wb");
-    if (pprof == NULL || file == NULL || fwrite(pprof, 1, bytes, file) != bytes) {
-        abort();
-    }
-    fclose(file);
-    free(pprof);
+    char *pprof = conprof_pprof_encode(window, &profile, &bytes);
+    write_file(directory, number, "pprof", pprof, bytes);
+    struct conprof_otlp request = {
+        .naming = profile.naming,
+        .shapes = {{text("process_cpu"), text("cpu"), text("nanoseconds"), 10000000, 0, 2}},
+        .shape_count = 1,
+        .version = text("1"),
+        .profile_id = text("0123456789abcdef"),
+    };
+    request.naming.max_samples = number % 3 ? 0 : 100;
+    request.naming.max_label_sets = number % 5 ? 0 : 4;
+    char *otlp = conprof_otlp_encode(window, &request, &bytes);
+    write_file(directory, number, "otlp", otlp, bytes);
 }
 
 int

@@ -1,0 +1,25 @@
+/* merge.h: the rows of a window under the names of a destination.
+ *
+ * Rows that differ only in what the naming leaves out become one sample; rows that
+ * have nothing in the named columns are left out; of more label sets than the naming
+ * allows, the rest shares the overflow set. Pure computation on a detached window: no
+ * lock, no GIL.
+ */
+#ifndef CONPROF_MERGE_H
+#define CONPROF_MERGE_H
+
+#include "naming.h"
+
+struct conprof_sample {
+    uint32_t stack; /* of the window */
+    uint32_t name_id;
+    const struct conprof_label_record *record;
+    uint64_t values[CONPROF_MAX_SAMPLE_TYPES]; /* in the order of the naming's types */
+};
+
+/* The samples in the order of their first rows, malloc'd for the caller; NULL without
+ * memory. */
+struct conprof_sample *conprof_merge_rows(const struct conprof_window *window,
+                                          const struct conprof_naming *naming, uint32_t *count);
+
+#endif
