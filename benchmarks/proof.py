@@ -20,7 +20,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
-from support.pprof_reader import WireError, parse  # noqa: E402
+from support.pprof_reader import WireError, _fields, parse  # noqa: E402
 
 FUNCTION = b"fold_words"
 ALLOCATES = "allocate"
@@ -102,12 +102,16 @@ def _names(data: bytes) -> bool:
     return FUNCTION in data
 
 
-def _allocated(data: bytes) -> bool:
-    """Whether it is a profile that charges memory to the function that allocates."""
+def _allocated(data: bytes, depth: int = 3) -> bool:
+    """Whether it is, or is a message around, a profile with memory of the function."""
     try:
         profile = parse(data)
     except (WireError, ValueError, IndexError):
-        return False
+        try:
+            parts = [value for _, _, value in _fields(data) if isinstance(value, bytes)]
+        except (WireError, ValueError, IndexError):
+            return False
+        return depth > 0 and any(_allocated(part, depth - 1) for part in parts)
     return any(
         ALLOCATES in name and value > 0
         for kind in profile.sample_types
