@@ -10,7 +10,7 @@ VENV ?= .venv/$(TAG)
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help test test-servers test-browser test-all demo lint format bench stress sanitize fuzz pprof clean
+.PHONY: help test test-servers test-browser test-conformance test-all demo lint format bench stress sanitize fuzz pprof clean
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,12 @@ test-servers: $(BIN)/python
 test-browser: $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[test]"
 	$(BIN)/pytest tests/agent $(or $(ARGS),-m "browser or slow")
+
+## test-conformance   what real receivers make of an upload: a Collector built from source, and others if named
+# CONPROF_PYROSCOPE and CONPROF_PARCA name the binaries of a Pyroscope and a Parca.
+test-conformance: $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[test]" "grpcio>=1.60"
+	CONPROF_OTELCOL=$$(.ci/get-otelcol) $(BIN)/pytest tests/conformance $(ARGS)
 
 ## test-all  run the tests on every interpreter from 3.11 to 3.15, portable engine and no compiler included
 test-all:

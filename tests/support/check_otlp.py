@@ -44,9 +44,11 @@ class Request:
         self.spans: set[tuple[int, int]] = set()
         (resource,) = message.resource_profiles
         for attribute in resource.resource.attributes:
-            assert attribute.key, "attributes of a resource have inline keys"
-            assert attribute.key not in self.resource, f"{attribute.key} stands twice"
-            self.resource[attribute.key] = attribute.value.string_value
+            # Both may be references into the dictionary; a Collector makes them so.
+            key = attribute.key or self._dictionary.string_table[attribute.key_strindex]
+            assert key, "an attribute without a key"
+            assert key not in self.resource, f"{key} stands twice"
+            self.resource[key] = self._value(attribute.value)
         for scope in resource.scope_profiles:
             self.versions.add(scope.scope.version)
             assert scope.profiles, "a scope without a profile"
@@ -93,8 +95,14 @@ class Request:
             attribute = self._dictionary.attribute_table[index]
             key = self._dictionary.string_table[attribute.key_strindex]
             assert key not in found, f"{key} stands twice"
-            found[key] = getattr(attribute.value, attribute.value.WhichOneof("value"))
+            found[key] = self._value(attribute.value)
         return found
+
+    def _value(self, value: Any) -> Any:
+        kind = value.WhichOneof("value")
+        if kind == "string_value_strindex":
+            return self._dictionary.string_table[value.string_value_strindex]
+        return getattr(value, kind)
 
     def total(self, scope: str, kind: str) -> int:
         """Return the sum of one sample type."""
@@ -158,6 +166,9 @@ def _check_use(message: Any) -> None:
     dictionary = message.dictionary
     stacks, attributes, ids = {0}, {0}, set[bytes]()
     for resource in message.resource_profiles:
+        for attribute in resource.resource.attributes:
+            assert attribute.key, "Pyroscope and Parca read inline keys of a resource only"
+            assert attribute.value.WhichOneof("value") == "string_value"
         for profile in (p for scope in resource.scope_profiles for p in scope.profiles):
             assert profile.samples
             assert profile.time_unix_nano
