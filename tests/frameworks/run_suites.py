@@ -10,7 +10,6 @@ application the suite makes; results are compared test by test, by name. Ends wi
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 import re
 import subprocess
@@ -22,13 +21,23 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
-# Differences that are understood and kept.
-KNOWN = {
-    "tests/test_basic.py::test_app_freed_on_zero_refcount": (
-        "any wrapper of app.wsgi_app, as Flask documents it, refers back to the app; "
-        "the garbage collector frees both"
-    ),
+# What each suite needs beside its framework; Flask's imports a name that pytest 9.1 took away.
+NEEDS = {
+    "django": ["django"],
+    "flask": ["flask", "asgiref", "greenlet", "pytest<9", "python-dotenv"],
+    "starlette": [
+        "starlette[full]",
+        "blockbuster",
+        "httpx2[zstd]",
+        "importlib-metadata",
+        "opentelemetry-sdk",
+        "pytest",
+        "sniffio",
+        "trio",
+    ],
 }
+MOSTLY = 0.98
+"""Of a suite that passes without conprof; of less, sameness would say little."""
 DJANGO_SUITES = ["urlpatterns_reverse", "requests_tests", "handlers", "asgi"]
 LINE = re.compile(
     r"^(?P<name>\S.*?) \.\.\. (?:.*\s)?(?P<outcome>ok|FAIL|ERROR|skipped.*|expected failure)$"
@@ -38,35 +47,31 @@ PYTEST_LINE = re.compile(
 )
 
 
-def fetch(name: str, into: Path) -> Path:
+def environment(name: str, into: Path) -> Path:
+    """Make an environment with conprof, the framework and what its suite needs; its Python."""
+    subprocess.run([sys.executable, "-m", "venv", str(into)], check=True)
+    python = into / "bin" / "python"
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, str(ROOT), *NEEDS[name]], check=True)
+    return python
+
+
+def fetch(name: str, python: Path, into: Path) -> tuple[Path, str]:
     """Download and unpack the source distribution of the installed version."""
-    version = importlib.metadata.version(name)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "--dest",
-            str(into),
-            f"{name}=={version}",
-        ],
-        check=True,
-    )
+    script = f"import importlib.metadata as m; print(m.version({name!r}))"
+    version = subprocess.check_output([str(python), "-c", script], text=True).strip()
+    pip = [str(python), "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+    subprocess.run([*pip, "--dest", str(into), f"{name}=={version}"], check=True)
     archive = next(path for path in into.iterdir() if path.name.lower().startswith(name))
     with tarfile.open(archive) as tar:
         tar.extractall(into, filter="data")
-    return next(path for path in into.iterdir() if path.is_dir())
+    return next(path for path in into.iterdir() if path.is_dir()), version
 
 
 def run(command: list[str], cwd: Path, *, profiled: bool, output: Path) -> dict[str, str]:
     """Run a suite; return outcome by test. Profiles go to ``output``."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("CONPROF", "BLACKFIRE"))}
-    environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(ROOT), str(cwd), str(cwd / "src")])
+    environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(cwd), str(cwd / "src")])
     environ.pop("DJANGO_SETTINGS_MODULE", None)
     if profiled:
         environ["CONPROF_SUITE"] = "1"
@@ -86,17 +91,17 @@ def run(command: list[str], cwd: Path, *, profiled: bool, output: Path) -> dict[
     return outcomes
 
 
-def commands(name: str, source: Path) -> tuple[list[str], list[str], Path]:
+def commands(name: str, source: Path, python: Path) -> tuple[list[str], list[str], Path]:
     """Return the command without and with conprof, and where to run it."""
     if name == "django":
         suite = ["runtests.py", "--verbosity", "2", "--parallel", "1", *DJANGO_SUITES]
         tests = source / "tests"
         return (
-            [sys.executable, *suite],
-            [sys.executable, str(HERE / "django_suite.py"), *suite],
+            [str(python), *suite],
+            [str(python), str(HERE / "django_suite.py"), *suite],
             tests,
         )
-    pytest = [sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider"]
+    pytest = [str(python), "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider"]
     pytest += ["--continue-on-collection-errors", "tests"]
     if name == "starlette":
         pytest += ["-o", "addopts=", "-W", "default", "-p", "anyio"]
@@ -107,10 +112,12 @@ def compare(name: str) -> bool:
     """Run one suite twice and print the comparison; ``True`` if it is the same."""
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
-        source = fetch(name, here)
+        python = environment(name, here / "venv")
+        (here / "source").mkdir()
+        source, version = fetch(name, python, here / "source")
         output = here / "profiles"
         output.mkdir()
-        plain, profiled, cwd = commands(name, source)
+        plain, profiled, cwd = commands(name, source, python)
         without = run(plain, cwd, profiled=False, output=output)
         with_it = run(profiled, cwd, profiled=True, output=output)
         profiles = len(list(output.iterdir()))
@@ -119,13 +126,15 @@ def compare(name: str) -> bool:
         for test in without.keys() | with_it.keys()
         if without.get(test) != with_it.get(test)
     }
-    version = importlib.metadata.version(name)
     print(f"{name} {version}: {_count(without)} without conprof")
     print(f"{' ' * len(name)} {' ' * len(version)}  {_count(with_it)} with, {profiles} profiles")
     for test, (before, after) in sorted(different.items()):
-        reason = KNOWN.get(test)
-        print(f"    {test}: {before} without, {after} with{f' ({reason})' if reason else ''}")
-    return bool(without) and different.keys() <= KNOWN.keys() and profiles > 0
+        print(f"    {test}: {before} without, {after} with")
+    fine = sum(outcome in ("ok", "PASSED", "skipped", "SKIPPED") for outcome in without.values())
+    if fine < MOSTLY * len(without):
+        print(f"{name}: the suite does not pass here without conprof either: nothing is shown")
+        return False
+    return bool(without) and not different and profiles > 0
 
 
 def _count(outcomes: dict[str, str]) -> str:
