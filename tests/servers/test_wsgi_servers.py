@@ -22,7 +22,10 @@ UWSGI_COMMAND = [
     "--processes",
     "2",
     "--need-app",
-    "--die-on-term",
+    # A graceful stop. With --die-on-term SIGTERM ends workers at once, and uWSGI runs no exit hooks
+    # in one that is busy, if only with the end of a request (uwsgi_python_atexit).
+    "--hook-master-start",
+    "unix_signal:15 gracefully_kill_them_all",
     "--pythonpath",
     str(ROOT),
     "--pythonpath",
