@@ -27,11 +27,13 @@ from conprof_core.errors import (
 
 CPU = ProfileType.CPU
 HEAP = ProfileType.HEAP
+TASKS = ProfileType.TASKS
 WALL = ProfileType.WALL
 
 __all__ = [
     "CPU",
     "HEAP",
+    "TASKS",
     "UNMATCHED",
     "WALL",
     "AlreadyRunningError",

@@ -40,6 +40,9 @@ MAX_RESPONSE_BYTES: Final = 4_096
 WALL_RATE_HZ: Final = 20
 """Looks a second at what threads wait for. A thread that does not move costs one clock read."""
 
+MAX_TASKS_READ: Final = 10_000
+"""asyncio tasks, and greenlets, read one by one in a snapshot; of more, a part stands for all."""
+
 EXIT_FLUSH_S: Final = 2.0
 """Longest delay of interpreter exit, and of SIGTERM, for the last window."""
 

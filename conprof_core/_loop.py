@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from conprof_core import _log, _scope
 from conprof_core._config import Config
 from conprof_core._engine import Engine, Row
+from conprof_core._options import ProfileType
 from conprof_core._process import Process
 from conprof_core._threads import Thread, new_lock, own_cpu_ns
 from conprof_core._turns import ShortTurns
@@ -105,6 +106,7 @@ class Loop:
                 sequence=self._sequence,
                 lost_windows=lost - self._reported_lost,
                 requests=_scope.take_requests(),
+                tasks=self._tasks(),
             )
             self._sequence += 1
             self._reported_lost = lost
@@ -124,6 +126,17 @@ class Loop:
         finally:
             self._collecting.release()
         return True
+
+    def _tasks(self) -> list[Row]:
+        """Rows of a snapshot; none when it fails, and the window goes without."""
+        if ProfileType.TASKS not in self._config.profile_types:
+            return []
+        with _log.guard("tasks"):
+            # Imported here: without the profile type nobody needs it.
+            from conprof_core._engine.tasks import snapshot
+
+            return snapshot(use_extension=self._engine.name == "native").rows()
+        return []
 
     def _account(self, window: Window) -> None:
         self.samples += window.samples

@@ -32,7 +32,11 @@ class ProfileType(StrEnum):
     CPU = "cpu"
     HEAP = "heap"
     WALL = "wall"
+    TASKS = "tasks"
 
+
+_TYPE_ALIASES: Final = {"goroutine": "tasks", "goroutines": "tasks"}
+"""What Go and its probe call it."""
 
 AGENT_SOCKET_FORMS: Final = (
     "allowed are unix:///path/agent.sock, tcp://host:port, http://host:port, https://host:port"
@@ -185,7 +189,7 @@ def _profile_types(option: str, value: object) -> tuple[ProfileType, ...]:
     chosen: list[ProfileType] = []
     for word in _words(option, value, allowed):
         try:
-            kind = ProfileType(word.lower())
+            kind = ProfileType(_TYPE_ALIASES.get(word.lower(), word.lower()))
         except ValueError:
             raise ConfigError(option, value, allowed) from None
         if kind not in chosen:

@@ -5,22 +5,26 @@ from __future__ import annotations
 import os
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from conprof_core._engine import EngineWindow, Row
+from conprof_core._pprof import encode_profile
 from conprof_core._process import Process
 from conprof_core._version import __version__
 from conprof_core.exporters import EncodedProfile, EncodedWindow
-from conprof_core.exporters.naming import Naming, OTLPResource
+from conprof_core.exporters.naming import COLUMNS, Naming, OTLPResource, Shape
 
 __all__ = ["Window"]
 
+_TASK_COLUMNS = frozenset(COLUMNS["tasks"])
 _GZIP_LEVEL = 6
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
 
 
 class Window:
     """A window that was taken from an engine. Immutable, usable in any thread.
+
+    ``tasks`` are the rows of the snapshot of threads, tasks and greenlets at its end.
 
     Attributes:
         sequence: number of the window in its process, from 0.
@@ -38,10 +42,12 @@ class Window:
         sequence: int,
         lost_windows: int,
         requests: Mapping[str, int],
+        tasks: Sequence[Row] = (),
     ) -> None:
         self._taken = taken
         self._process = process
         self._engine = engine
+        self._tasks = tuple(tasks)
         self.sequence = sequence
         self.lost_windows = lost_windows
         self.requests = requests
@@ -50,7 +56,7 @@ class Window:
 
     def rows(self) -> list[Row]:
         """Return the aggregated rows, for doubles and tests."""
-        return self._taken.rows()
+        return [*self._taken.rows(), *self._tasks]
 
     def counters(self) -> dict[str, int]:
         """Return what was lost, carried or truncated, by reason; zeros are left out."""
@@ -86,13 +92,7 @@ class Window:
         for shape in naming.shapes:
             first = 0
             while first == 0 or naming.max_samples:
-                pprof = self._taken.encode_pprof(
-                    shape,
-                    naming,
-                    mapping_file=mapping_file,
-                    comments=comments,
-                    first_sample=first,
-                )
+                pprof = self._encode(shape, naming, mapping_file, comments, first)
                 if pprof is None:
                     break
                 yield EncodedProfile(shape.name, _gzip(pprof))
@@ -105,7 +105,7 @@ class Window:
         tags: Mapping[str, str],
         counters: Mapping[str, int],
     ) -> Iterator[EncodedProfile]:
-        from conprof_core._otlp import encode_resource
+        from conprof_core._otlp import encode_request, encode_resource
 
         renamed = dict(names.tag_names)
         attributes = {renamed[tag]: tags[tag] for tag in renamed if renamed[tag] and tag in tags}
@@ -116,15 +116,50 @@ class Window:
             if tag not in renamed and not tag.startswith("conprof_lost_")
         )
         attributes["service.name"] = self._process.service
-        request = self._taken.encode_otlp(
+        resource = encode_resource(attributes)
+        lost = [(f"conprof.lost.{reason}", count) for reason, count in counters.items()]
+        taken = tuple(shape for shape in naming.shapes if not _is_of_tasks(shape))
+        if taken:
+            request = self._taken.encode_otlp(
+                naming._replace(shapes=taken),
+                resource=resource,
+                version=__version__,
+                profile_id=os.urandom(16),
+                attributes=lost,
+            )
+            if request is not None:
+                yield EncodedProfile("otlp", _gzip(request))
+        if self._tasks:
+            request = encode_request(
+                self._tasks,
+                naming._replace(shapes=tuple(filter(_is_of_tasks, naming.shapes))),
+                start_ns=self._taken.start_ns,
+                end_ns=self._taken.end_ns,
+                resource=resource,
+                version=__version__,
+                profile_id=os.urandom(16),
+                attributes=lost,
+            )
+            if request is not None:
+                yield EncodedProfile("otlp", _gzip(request))
+
+    def _encode(
+        self, shape: Shape, naming: Naming, mapping_file: str, comments: tuple[str, ...], first: int
+    ) -> bytes | None:
+        if not _is_of_tasks(shape):
+            return self._taken.encode_pprof(
+                shape, naming, mapping_file=mapping_file, comments=comments, first_sample=first
+            )
+        return encode_profile(
+            self._tasks,
+            shape,
             naming,
-            resource=encode_resource(attributes),
-            version=__version__,
-            profile_id=os.urandom(16),
-            attributes=[(f"conprof.lost.{reason}", count) for reason, count in counters.items()],
+            start_ns=self._taken.start_ns,
+            end_ns=self._taken.end_ns,
+            mapping_file=mapping_file,
+            comments=comments,
+            first_sample=first,
         )
-        if request is not None:
-            yield EncodedProfile("otlp", _gzip(request))
 
     def _tags(self, counters: Mapping[str, int]) -> dict[str, str]:
         tags = self._process.tags(self._engine)
@@ -132,6 +167,11 @@ class Window:
         for reason, count in counters.items():
             tags[f"conprof_lost_{reason}"] = str(count)
         return tags
+
+
+def _is_of_tasks(shape: Shape) -> bool:
+    """Whether a profile is made of the snapshot and not of the engine's window."""
+    return all(column in _TASK_COLUMNS for _, _, column in shape.sample_types)
 
 
 def _describe(counters: Mapping[str, int]) -> list[str]:

@@ -64,6 +64,7 @@ LAYERS = (
         "conprof_core._tables",
         "conprof_core._pprof",
         "conprof_core._otlp",
+        "conprof_core._tasks_text",
     ),
     (
         "conprof_core._config",

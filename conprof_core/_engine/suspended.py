@@ -7,24 +7,24 @@ most a two-hundredth of the time).
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import time
 from collections.abc import Callable
-from contextvars import Context, ContextVar
-from types import CodeType, CoroutineType, GeneratorType
+from contextvars import ContextVar
+from types import CodeType
 from typing import Any, Final
 from weakref import ReferenceType
 
 from conprof_core import _log
+from conprof_core._engine.await_chain import await_chain
+from conprof_core._engine.task_population import all_tasks, cell_of
 
 __all__ = ["MAX_TASKS", "SuspendedTasks"]
 
 MAX_TASKS: Final = 300
 """Tasks walked in one look."""
 
-_MAX_DEPTH: Final = 200
 _INTERVAL_S: Final = 0.1
 _IDLE_INTERVAL_S: Final = 5.0
 _COST_RATIO: Final = 200
@@ -72,7 +72,7 @@ class SuspendedTasks:
         return max(_INTERVAL_S, cost_s * _COST_RATIO) * (0.5 + self._phase / 65_537)
 
     def _charge_all(self, tasks: Any, elapsed_ns: int) -> int:
-        population = self._population(tasks)
+        population = all_tasks(tasks, self._running_loops)
         step = -(-len(population) // MAX_TASKS) or 1
         chosen = population[self._phase % step :: step]
         if not chosen or not elapsed_ns:
@@ -82,49 +82,9 @@ class SuspendedTasks:
             task = reference() if isinstance(reference, ReferenceType) else reference
             if task is None or task.done():
                 continue
-            frames = await_chain(task.get_coro())
+            chain = await_chain(task.get_coro())
             # A task that runs stands on a thread's stack.
-            if frames is not None:
-                self._charge(frames, self._cell_of(task), weight)
+            if not chain.is_running:
+                frames = [(frame.f_code, frame.f_lasti) for frame in reversed(chain.frames)]
+                self._charge(frames, cell_of(task, self._variable), weight)
         return len(population)
-
-    def _population(self, tasks: Any) -> list[Any]:
-        """Return tasks, or weak references to them; each in one C call, so that none is torn."""
-        found: list[Any] = list(getattr(tasks, "_eager_tasks", ()))
-        scheduled = getattr(tasks, "_scheduled_tasks", None)
-        if scheduled is None:  # 3.11
-            scheduled = getattr(tasks, "_all_tasks", None)
-        if scheduled is not None:
-            found += list(scheduled.data)
-        if sys.version_info >= (3, 14):
-            for loop in self._running_loops():
-                found += tasks.all_tasks(loop)
-        return found
-
-    def _cell_of(self, task: Any) -> object:
-        if hasattr(task, "get_context"):
-            context = task.get_context()
-        else:  # before 3.12 only the collector knows
-            context = next((one for one in gc.get_referents(task) if type(one) is Context), None)
-        return None if context is None else context.get(self._variable)
-
-
-def await_chain(awaited: object) -> list[tuple[CodeType, int]] | None:
-    """Return where a suspended coroutine stands, leaf first; ``None`` when it runs."""
-    frames: list[tuple[CodeType, int]] = []
-    # Exact types only: asking anything else for an attribute could run the application's code.
-    for _ in range(_MAX_DEPTH):
-        if type(awaited) is CoroutineType:
-            frame, is_running, deeper = awaited.cr_frame, awaited.cr_running, awaited.cr_await
-        elif type(awaited) is GeneratorType:
-            frame, is_running, deeper = awaited.gi_frame, awaited.gi_running, awaited.gi_yieldfrom
-        else:
-            break
-        if is_running:
-            return None
-        if frame is None:
-            break
-        frames.append((frame.f_code, frame.f_lasti))
-        awaited = deeper
-    frames.reverse()
-    return frames

@@ -15,7 +15,7 @@
 int conprof_context_init(void);
 
 /* SIGNAL-SAFE. The cell in `ts`'s current context, borrowed, or NULL. `ts` must be
- * the calling thread's own state. */
+ * the calling thread's own state, or the GIL be held. */
 conprof_label_cell *conprof_context_cell(const PyThreadState *ts);
 
 /* Any thread. The address of the cell in the current context of another thread, of whose

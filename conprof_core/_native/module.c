@@ -15,6 +15,7 @@
 #include "self_test.h"
 #include "session.h"
 #include "suspended.h"
+#include "thread_facts.h"
 #include "thread_hook.h"
 #include "threads.h"
 #include "window_object.h"
@@ -218,6 +219,9 @@ static PyMethodDef functions[] = {
     {"running_loops", conprof_suspended_loops, METH_NOARGS,
      "running_loops()\n\nThe asyncio loops that run now, as far as thread states know them "
      "(3.14)."},
+    {"thread_facts", conprof_thread_facts, METH_O,
+     "thread_facts(idents)\n\nFor each ident of a thread that has a Python state: (id of the "
+     "operating system, enum conprof_wait, label cell or None, frames leaf first)."},
     {"start_heap", start_heap, METH_VARARGS,
      "start_heap(mean, old_windows=0): sample allocations; what is in the way, or ''. After "
      "start()."},
