@@ -118,21 +118,19 @@ class Window:
         attributes["service.name"] = self._process.service
         resource = encode_resource(attributes)
         lost = [(f"conprof.lost.{reason}", count) for reason, count in counters.items()]
-        taken = tuple(shape for shape in naming.shapes if not _is_of_tasks(shape))
-        if taken:
+        if not self._tasks:
             request = self._taken.encode_otlp(
-                naming._replace(shapes=taken),
+                naming,
                 resource=resource,
                 version=__version__,
                 profile_id=os.urandom(16),
                 attributes=lost,
             )
-            if request is not None:
-                yield EncodedProfile("otlp", _gzip(request))
-        if self._tasks:
+        else:
+            # One request has one dictionary, so the engine's rows and ours are encoded together.
             request = encode_request(
-                self._tasks,
-                naming._replace(shapes=tuple(filter(_is_of_tasks, naming.shapes))),
+                self.rows(),
+                naming,
                 start_ns=self._taken.start_ns,
                 end_ns=self._taken.end_ns,
                 resource=resource,
@@ -140,8 +138,8 @@ class Window:
                 profile_id=os.urandom(16),
                 attributes=lost,
             )
-            if request is not None:
-                yield EncodedProfile("otlp", _gzip(request))
+        if request is not None:
+            yield EncodedProfile("otlp", _gzip(request))
 
     def _encode(
         self, shape: Shape, naming: Naming, mapping_file: str, comments: tuple[str, ...], first: int

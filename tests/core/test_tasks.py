@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from conprof_core._engine.tasks import Entry, Snapshot, snapshot
 from conprof_core._tasks_text import debug1, debug2, to_json
 from conprof_core.exporters import naming
 from conprof_core.testing import MemoryExporter, capture
+from tests.core.conftest import burn
 from tests.support.check_valid import check_bytes
 from tests.support.process import run_script
 
@@ -438,8 +440,6 @@ def test_a_window_has_the_snapshot_of_its_end(engine: str) -> None:
 
 @pytest.mark.parametrize("family", [naming.go, naming.blackfire, naming.pyroscope])
 def test_the_profile_is_valid_on_every_wire(family: Any) -> None:
-    import zlib
-
     config = conprof.Config(profile_types=["cpu", "tasks"])
     exporter = MemoryExporter(family(config.measured))
     profiler = conprof.Profiler(profile_types=["cpu", "tasks"], exporters=(exporter,))
@@ -450,6 +450,22 @@ def test_the_profile_is_valid_on_every_wire(family: Any) -> None:
     (encoded,) = [one for one in window.profiles if one.name == names[family]]
     profile = check_bytes(zlib.decompress(encoded.pprof_gz, 16 + zlib.MAX_WBITS))
     assert sum(sample.values[0] for sample in profile.samples) >= 1
+
+
+def test_otlp_has_it_in_the_one_request(engine: str) -> None:
+    from conprof_core.exporters.naming import otlp
+
+    config = conprof.Config(profile_types=["cpu", "tasks"])
+    exporter = MemoryExporter(otlp(config.measured))
+    profiler = conprof.Profiler(profile_types=["cpu", "tasks"], exporters=(exporter,))
+    profiler.start()
+    burn(0.2)
+    profiler.stop()
+    (window,) = exporter.windows
+    (request,) = window.profiles
+    data = zlib.decompress(request.pprof_gz, 16 + zlib.MAX_WBITS)
+    for name in (b"process_cpu", b"goroutine", b"task.state"):
+        assert name in data
 
 
 # Text --------------------------------------------------------------------------------------------
