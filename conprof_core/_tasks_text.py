@@ -12,7 +12,7 @@ import zlib
 from typing import Any
 
 from conprof_core._engine.tasks import Entry, Snapshot
-from conprof_core._pprof import clean_name
+from conprof_core._merge import clean_name
 
 __all__ = ["debug1", "debug2", "to_json"]
 
