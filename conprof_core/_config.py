@@ -41,6 +41,8 @@ class Config:
     server_token: str | None
     upload_timeout: float
     export_to: tuple[str, ...]
+    spool_dir: str
+    spool_bytes: int
     carry_labels: bool
     engine: str | None
     disabled: bool

@@ -53,5 +53,8 @@ MIN_HEAP_SAMPLE_BYTES: Final = 1_024
 MAX_HEAP_SAMPLE_BYTES: Final = 1 << 30
 MAX_HEAP_OLD_WINDOWS: Final = 100_000
 
+MIN_SPOOL_BYTES: Final = 1 << 16
+MAX_SPOOL_BYTES: Final = 1 << 40
+
 TRACED_FRAMES: Final = 16
 """Frames that ``tracemalloc`` keeps of an allocation, where it stands in for the heap profile."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from conprof_core import _log, _scope
 from conprof_core._config import Config
@@ -21,6 +22,9 @@ from conprof_core._window import Window
 from conprof_core.exporters import EncodedWindow, Exporter
 from conprof_core.exporters.naming import Naming
 from conprof_core.exporters.queue import ExportQueue
+
+if TYPE_CHECKING:
+    from conprof_core.exporters.spool import Spool
 
 __all__ = ["Loop"]
 
@@ -43,19 +47,31 @@ class Loop:
         self._engine = engine
         self._process = process
         self._observer = observer
-        self.queues = tuple(ExportQueue(exporter) for exporter in exporters)
+        self.queues = tuple(
+            ExportQueue(exporter, self._spool_for(exporter)) for exporter in exporters
+        )
         # Two locks: taking a window is short, sending may last. Neither is held across a fork by
         # this design: the child makes a new Loop and never touches the locks of the old one.
         self._collecting = new_lock()
         self._sending = new_lock()
         self._sequence = 0
         self._paused = False
+        self._ended = False
         self._next_turn = 0.0
         self._reported_lost = 0
         self._encoding_failed = 0
         self.samples = 0
         self.cpu_ns = 0
         self.counters: dict[str, int] = {}
+
+    def _spool_for(self, exporter: Exporter) -> Spool | None:
+        config = self._config
+        if not config.spool_dir:
+            return None
+        from conprof_core.exporters.spool import Spool, place_of
+
+        place = place_of(config.spool_dir, self._process.service, exporter.name)
+        return Spool(place, config.spool_bytes)
 
     def begin(self) -> None:
         """Note that the first window begins now."""
@@ -209,6 +225,8 @@ class Loop:
             return all(results)
         finally:
             self._sending.release()
+            if self._ended:
+                self._close_queues()
 
     def terminate(self, timeout_s: float) -> None:
         """Send the last window from an engine's thread, when SIGTERM ends the process."""
@@ -218,11 +236,26 @@ class Loop:
             self._send_all(deadline)
 
     def shutdown(self) -> None:
-        """Release the exporters; what is still queued is lost and counted as dropped."""
+        """Release the exporters; what is queued and not on disk is lost, and counted as dropped."""
+        self._ended = True
+        self._close_queues()
         for queue in self.queues:
-            queue.dropped += len(queue)
             with _log.guard("shutdown"):
                 queue.exporter.shutdown()
+
+    def _close_queues(self) -> None:
+        """Close the queues, unless a thread that was given up still sends: then it does so."""
+        if self._sending.acquire(False):
+            try:
+                for queue in self.queues:
+                    queue.close()
+            finally:
+                self._sending.release()
+
+    def forget(self) -> None:
+        """In a forked child, which makes a loop of its own."""
+        for queue in self.queues:
+            queue.forget()
 
     def stats(self) -> dict[str, object]:
         """Return counters for ``conprof.stats()``."""

@@ -18,8 +18,10 @@ from conprof_core._limits import (
     MAX_HEAP_OLD_WINDOWS,
     MAX_HEAP_SAMPLE_BYTES,
     MAX_RATE_HZ,
+    MAX_SPOOL_BYTES,
     MIN_HEAP_SAMPLE_BYTES,
     MIN_RATE_HZ,
+    MIN_SPOOL_BYTES,
 )
 from conprof_core.errors import ConfigError
 
@@ -77,23 +79,16 @@ def _seconds(low: float, high: float) -> Callable[[str, object], float]:
     return lambda option, value: _number(option, value, allowed, low, high)
 
 
-def _rate(option: str, value: object) -> int:
-    allowed = f"allowed is a whole number of Hz from {MIN_RATE_HZ} to {MAX_RATE_HZ}"
-    number = _number(option, value, allowed, MIN_RATE_HZ, MAX_RATE_HZ)
-    if number != int(number):
-        raise ConfigError(option, value, allowed)
-    return int(number)
+def _whole(what: str, low: int, high: int) -> Callable[[str, object], int]:
+    allowed = f"allowed is a whole number of {what} from {low} to {high}"
 
+    def parse(option: str, value: object) -> int:
+        number = _number(option, value, allowed, low, high)
+        if number != int(number):
+            raise ConfigError(option, value, allowed)
+        return int(number)
 
-def _bytes(option: str, value: object) -> int:
-    allowed = (
-        f"allowed is a whole number of bytes from {MIN_HEAP_SAMPLE_BYTES} to "
-        f"{MAX_HEAP_SAMPLE_BYTES}"
-    )
-    number = _number(option, value, allowed, MIN_HEAP_SAMPLE_BYTES, MAX_HEAP_SAMPLE_BYTES)
-    if number != int(number):
-        raise ConfigError(option, value, allowed)
-    return int(number)
+    return parse
 
 
 def _windows(option: str, value: object) -> int:
@@ -124,6 +119,15 @@ def _optional_text(option: str, value: object) -> str | None:
 
 def _path(option: str, value: object) -> str:
     return _text(option, os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _spool_dir(option: str, value: object) -> str:
+    path = _path(option, value) if value is not None else ""
+    if path and sys.platform == "win32":
+        raise ConfigError(option, value, "a spool needs flock, which Windows does not have")
+    if "\0" in path:
+        raise ConfigError(option, value, "allowed is the path of a directory")
+    return path
 
 
 def _secret(option: str, value: object) -> str | None:
@@ -276,7 +280,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "cpu_profile_rate",
         ("BLACKFIRE_CONPROF_CPU_PROFILERATE",),
-        _rate,
+        _whole("Hz", MIN_RATE_HZ, MAX_RATE_HZ),
         "samples per second of CPU time",
         default=100,
     ),
@@ -290,7 +294,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "heap_sample_bytes",
         ("CONPROF_HEAP_SAMPLE_BYTES",),
-        _bytes,
+        _whole("bytes", MIN_HEAP_SAMPLE_BYTES, MAX_HEAP_SAMPLE_BYTES),
         "allocated bytes between two samples, on average",
         default=512 * 1024,
     ),
@@ -339,6 +343,20 @@ OPTIONS: Final[tuple[Option, ...]] = (
         _export_to,
         "URLs; default: the agent socket",
         default=(),
+    ),
+    Option(
+        "spool_dir",
+        ("CONPROF_SPOOL_DIR",),
+        _spool_dir,
+        "directory for windows that wait while a destination is away; default: memory only",
+        default="",
+    ),
+    Option(
+        "spool_bytes",
+        ("CONPROF_SPOOL_BYTES",),
+        _whole("bytes", MIN_SPOOL_BYTES, MAX_SPOOL_BYTES),
+        "bytes that one process may keep there for one destination",
+        default=64 << 20,
     ),
     Option(
         "carry_labels",

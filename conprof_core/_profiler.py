@@ -315,6 +315,7 @@ class _State:
         _scope.forget()
         with _log.guard("fork"):
             session.engine.postfork_child()
+            session.loop.forget()
             if not session.profile_children:
                 return
             session.begin()

@@ -116,7 +116,12 @@ def _connect_tcp(host: str, port: int, deadline: float) -> _Socket:
             error = failed
         else:
             made.deadline = deadline
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                made.settimeout(_left(deadline))  # a TLS handshake waits as long as is left in all
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except BaseException:
+                made.close()
+                raise
             return made
     raise error
 

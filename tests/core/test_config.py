@@ -29,6 +29,8 @@ CASES: list[tuple[str, str, Any, str | None]] = [
     ("server_token", "token", "token", None),
     ("upload_timeout", "2.5", 2.5, "nan"),
     ("export_to", "file:///tmp/x,blackfire:", ("file:///tmp/x", "blackfire:"), "ftp://host/"),
+    ("spool_dir", "/var/spool/conprof", "/var/spool/conprof", None),
+    ("spool_bytes", "1048576", 1048576, "12"),
     ("carry_labels", "no", False, "perhaps"),
     ("engine", "portable", "portable", "turbo"),
     ("disabled", "yes", True, "perhaps"),

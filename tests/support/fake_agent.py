@@ -19,6 +19,7 @@ import json
 import os
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections import deque
@@ -110,7 +111,9 @@ class FakeAgent:
     the ``with`` block, unless ``strict`` is false.
     """
 
-    def __init__(self, unix: Path | str | None = None, *, strict: bool = True) -> None:
+    def __init__(
+        self, unix: Path | str | None = None, *, tls: Path | None = None, strict: bool = True
+    ) -> None:
         self.uploads: list[Upload] = []  # accepted or not, in the order they were read in full
         self.problems: list[str] = []
         self.connections = 0
@@ -120,6 +123,7 @@ class FakeAgent:
         self._changed = threading.Condition()
         self._released = threading.Event()
         self._unix = None if unix is None else Path(unix)
+        self._tls = tls  # a certificate, its key beside it as .key
         self._port = 0
         self._server: socketserver.BaseServer | None = None
         self._thread: threading.Thread | None = None
@@ -151,6 +155,13 @@ class FakeAgent:
         if self._unix is None:
             tcp = _TcpServer(("127.0.0.1", self._port), Handler)
             self._port = tcp.server_address[1]
+            if self._tls is not None:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(self._tls, f"{self._tls}.key")
+                # Without a handshake here: the thread of the connection makes it.
+                tcp.socket = context.wrap_socket(
+                    tcp.socket, server_side=True, do_handshake_on_connect=False
+                )
             self._server = tcp
         else:
             with contextlib.suppress(FileNotFoundError):
@@ -177,7 +188,9 @@ class FakeAgent:
     @property
     def url(self) -> str:
         """The socket as a user writes it: ``tcp://…`` or ``unix://…``."""
-        return f"tcp://127.0.0.1:{self._port}" if self._unix is None else f"unix://{self._unix}"
+        if self._unix is not None:
+            return f"unix://{self._unix}"
+        return f"{'tcp' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
 
     @property
     def host(self) -> str:
