@@ -78,6 +78,9 @@ class Outage:
             deadline = time.monotonic() + FLUSH_S
             while not profiler.flush(5):
                 assert time.monotonic() < deadline, profiler.stats()
+            # Stop between two turns, not while the receiver starts a thread for one of them.
+            agent.wait_for_requests(len(agent.uploads) + 1)
+            time.sleep(0.05)
         finally:
             profiler.stop()
         # An upload that was taken while its answer came too late is sent twice, as it must be.
