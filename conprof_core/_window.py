@@ -17,7 +17,8 @@ from conprof_core.exporters.naming import COLUMNS, Naming, OTLPResource, Shape
 __all__ = ["Window"]
 
 _TASK_COLUMNS = frozenset(COLUMNS["tasks"])
-_GZIP_LEVEL = 6
+# As Go's runtime/pprof does: half the CPU of the usual level 6, for an eighth more bytes.
+_GZIP_LEVEL = 1
 _GZIP_WBITS = 16 + zlib.MAX_WBITS
 
 

@@ -13,13 +13,21 @@
 struct conprof_sample {
     uint32_t stack; /* of the window */
     uint32_t name_id;
-    const struct conprof_label_record *record;
+    uint32_t record;                           /* index into `records` */
     uint64_t values[CONPROF_MAX_SAMPLE_TYPES]; /* in the order of the naming's types */
 };
 
-/* The samples in the order of their first rows, malloc'd for the caller; NULL without
- * memory. */
-struct conprof_sample *conprof_merge_rows(const struct conprof_window *window,
-                                          const struct conprof_naming *naming, uint32_t *count);
+/* Zeroed is empty. */
+struct conprof_merged {
+    struct conprof_sample *samples; /* in the order of their first rows */
+    uint32_t sample_count;
+    const struct conprof_label_record **records; /* borrowed from the window; each once */
+    uint32_t record_count, record_room;
+};
+
+/* False without memory; freed all the same. */
+bool conprof_merge_rows(const struct conprof_window *window, const struct conprof_naming *naming,
+                        struct conprof_merged *merged);
+void conprof_merge_free(struct conprof_merged *merged);
 
 #endif

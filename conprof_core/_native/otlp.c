@@ -19,22 +19,23 @@ struct attribute {
     int64_t number;
 };
 
-/* Where the attribute indices of a sample stand in `encoder.indices`. */
+/* Where the attribute indices of a record stand in `encoder.indices`, once they were
+ * asked for. */
 struct span {
     size_t first, bytes;
+    bool is_known;
 };
 
 struct encoder {
     const struct conprof_window *window;
     const struct conprof_otlp *request;
-    const struct conprof_sample *samples;
-    uint32_t sample_count;
+    struct conprof_merged merged;
     struct conprof_tables tables;
     struct conprof_ids attribute_ids; /* their count is the table's */
     struct attribute *attributes;     /* by id - 1 */
     uint32_t attribute_room;
     uint32_t *stack_of; /* stack of the window -> index, 0 not seen or empty */
-    struct span *spans; /* by sample */
+    struct span *spans; /* by record */
     uint32_t stack_count;
     uint32_t profile_count;
     bool failed;
@@ -97,32 +98,34 @@ reach_stack(struct encoder *encoder, uint32_t index)
     encoder->stack_of[index] = ++encoder->stack_count;
 }
 
+/* The labels of a record enter the tables. */
 static void
 reach_labels(struct encoder *encoder, uint32_t index)
 {
-    const struct conprof_naming *naming = &encoder->request->naming;
-    const struct conprof_label_record *record = encoder->samples[index].record;
-    size_t first = encoder->indices.used;
+    struct span *span = &encoder->spans[index];
+    if (span->is_known) {
+        return;
+    }
+    const struct conprof_label_record *record = encoder->merged.records[index];
+    span->first = encoder->indices.used;
     for (uint32_t i = 0; i < record->count; i++) {
         const struct conprof_label *label = &record->labels[i];
-        put_text_attribute(
-            encoder, &encoder->indices,
-            conprof_naming_key(naming, (struct conprof_text){label->key, label->key_bytes}),
-            (struct conprof_text){label->value, label->value_bytes});
+        struct conprof_text key = {label->key, label->key_bytes};
+        put_text_attribute(encoder, &encoder->indices,
+                           conprof_naming_key(&encoder->request->naming, key),
+                           (struct conprof_text){label->value, label->value_bytes});
     }
-    const char *name = conprof_thread_name(encoder->samples[index].name_id);
-    put_text_attribute(encoder, &encoder->indices, naming->thread_label,
-                       (struct conprof_text){name, strlen(name)});
-    encoder->spans[index] = (struct span){first, encoder->indices.used - first};
+    span->bytes = encoder->indices.used - span->first;
+    span->is_known = true;
 }
 
 /* Fills the tables that samples point into. */
 static void
 reach_all(struct encoder *encoder)
 {
-    for (uint32_t i = 0; i < encoder->sample_count && !encoder->tables.failed; i++) {
-        reach_stack(encoder, encoder->samples[i].stack);
-        reach_labels(encoder, i);
+    for (uint32_t i = 0; i < encoder->merged.sample_count && !encoder->tables.failed; i++) {
+        reach_stack(encoder, encoder->merged.samples[i].stack);
+        reach_labels(encoder, encoder->merged.samples[i].record);
     }
     for (size_t i = 0; i < encoder->request->attribute_count; i++) {
         const struct conprof_otlp_attribute *attribute = &encoder->request->attributes[i];
@@ -143,23 +146,37 @@ put_value_type(struct encoder *encoder, uint32_t field, struct conprof_text type
     conprof_wire_message(&encoder->profile, field, &encoder->message);
 }
 
+static void
+put_indices(struct encoder *encoder, const struct conprof_sample *sample)
+{
+    const struct conprof_text thread = encoder->request->naming.thread_label;
+    const struct span *span = &encoder->spans[sample->record];
+    if (span->bytes > 0) {
+        conprof_wire_bytes(&encoder->inner, encoder->indices.data + span->first, span->bytes);
+    }
+    if (thread.bytes > 0) {
+        const char *name = conprof_thread_name(sample->name_id);
+        put_text_attribute(encoder, &encoder->inner, thread,
+                           (struct conprof_text){name, strlen(name)});
+    }
+    if (encoder->inner.used > 0) {
+        conprof_wire_message(&encoder->message, 2, &encoder->inner);
+    }
+}
+
 /* The samples of one type from `first` on, at most as many as a profile may hold;
  * returns where to go on. */
 static uint32_t
 put_samples(struct encoder *encoder, size_t type, uint32_t first)
 {
     uint32_t most = encoder->request->naming.max_samples, put = 0, at = first;
-    for (; at < encoder->sample_count && (most == 0 || put < most); at++) {
-        const struct conprof_sample *sample = &encoder->samples[at];
+    for (; at < encoder->merged.sample_count && (most == 0 || put < most); at++) {
+        const struct conprof_sample *sample = &encoder->merged.samples[at];
         if (sample->values[type] == 0) {
             continue;
         }
-        const struct span *span = &encoder->spans[at];
         conprof_wire_number(&encoder->message, 1, encoder->stack_of[sample->stack]);
-        if (span->bytes > 0) {
-            conprof_wire_block(&encoder->message, 2, encoder->indices.data + span->first,
-                               span->bytes);
-        }
+        put_indices(encoder, sample);
         conprof_wire_varint(&encoder->inner, sample->values[type]);
         conprof_wire_message(&encoder->message, 4, &encoder->inner);
         conprof_wire_message(&encoder->profile, 2, &encoder->message);
@@ -187,10 +204,11 @@ put_type(struct encoder *encoder, const struct conprof_otlp_shape *shape, size_t
     const struct conprof_window *window = encoder->window;
     const struct conprof_naming *naming = &encoder->request->naming;
     for (uint32_t next = 0;;) {
-        while (next < encoder->sample_count && encoder->samples[next].values[type] == 0) {
+        while (next < encoder->merged.sample_count &&
+               encoder->merged.samples[next].values[type] == 0) {
             next++;
         }
-        if (next == encoder->sample_count) {
+        if (next == encoder->merged.sample_count) {
             return;
         }
         put_value_type(encoder, 1, naming->sample_types[type].type,
@@ -322,6 +340,7 @@ has_failed(const struct encoder *encoder)
 static void
 encoder_free(struct encoder *encoder)
 {
+    conprof_merge_free(&encoder->merged);
     conprof_tables_free(&encoder->tables);
     conprof_ids_free(&encoder->attribute_ids);
     free(encoder->attributes);
@@ -341,14 +360,12 @@ conprof_otlp_encode(const struct conprof_window *window, const struct conprof_ot
 {
     struct encoder encoder = {.window = window, .request = request};
     struct conprof_wire out = {0};
-    struct conprof_sample *samples =
-        conprof_merge_rows(window, &request->naming, &encoder.sample_count);
-    encoder.samples = samples;
+    bool done = conprof_merge_rows(window, &request->naming, &encoder.merged);
+    done &= conprof_tables_init(&encoder.tables, window);
     encoder.stack_of = calloc((size_t)window->stack_count + 1, sizeof *encoder.stack_of);
-    encoder.spans = calloc((size_t)encoder.sample_count + 1, sizeof *encoder.spans);
-    bool done = conprof_tables_init(&encoder.tables, window) && samples != NULL &&
-                encoder.stack_of != NULL && encoder.spans != NULL;
-    bool is_empty = done && encoder.sample_count == 0;
+    encoder.spans = calloc((size_t)encoder.merged.record_count + 1, sizeof *encoder.spans);
+    done &= encoder.stack_of != NULL && encoder.spans != NULL;
+    bool is_empty = done && encoder.merged.sample_count == 0;
     if (done && !is_empty) {
         reach_all(&encoder);
         done = !has_failed(&encoder);
@@ -358,7 +375,6 @@ conprof_otlp_encode(const struct conprof_window *window, const struct conprof_ot
         put_dictionary(&encoder, &out);
         done = !has_failed(&encoder) && !out.failed;
     }
-    free(samples);
     encoder_free(&encoder);
     if (!done || is_empty) {
         conprof_wire_free(&out);

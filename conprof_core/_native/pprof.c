@@ -9,26 +9,55 @@
 #include "threads.h"
 #include "wire.h"
 
+/* Where the labels of a record stand in `encoder.labels`, once they were asked for. */
+struct span {
+    size_t first, bytes;
+    bool is_known;
+};
+
 struct encoder {
     const struct conprof_window *window;
     const struct conprof_pprof *profile;
     struct conprof_tables tables;
-    /* `message` and `inner` serve one nesting level at a time. */
-    struct conprof_wire samples, message, inner;
+    struct conprof_merged merged;
+    struct span *spans; /* by record */
+    /* `labels` and `samples` collect; the others serve one nesting level at a time. */
+    struct conprof_wire labels, samples, message, inner;
 };
 
 /* ---- samples ---- */
 
 static void
-put_label(struct encoder *encoder, struct conprof_text key, struct conprof_text value)
+put_label(struct encoder *encoder, struct conprof_wire *to, struct conprof_text key,
+          struct conprof_text value)
 {
     uint32_t key_id = conprof_tables_string(&encoder->tables, key);
     uint32_t value_id = conprof_tables_string(&encoder->tables, value);
     if (key_id != 0 && value_id != 0) {
         conprof_wire_number(&encoder->inner, 1, key_id);
         conprof_wire_number(&encoder->inner, 2, value_id);
-        conprof_wire_message(&encoder->message, 3, &encoder->inner);
+        conprof_wire_message(to, 3, &encoder->inner);
     }
+}
+
+/* The labels of a record, encoded once: many samples share them. */
+static const struct span *
+labels_of(struct encoder *encoder, uint32_t index)
+{
+    struct span *span = &encoder->spans[index];
+    if (!span->is_known) {
+        const struct conprof_label_record *record = encoder->merged.records[index];
+        span->first = encoder->labels.used;
+        for (uint32_t i = 0; i < record->count; i++) {
+            const struct conprof_label *label = &record->labels[i];
+            struct conprof_text key = {label->key, label->key_bytes};
+            put_label(encoder, &encoder->labels, conprof_naming_key(&encoder->profile->naming, key),
+                      (struct conprof_text){label->value, label->value_bytes});
+        }
+        span->bytes = encoder->labels.used - span->first;
+        span->is_known = true;
+    }
+    return span;
 }
 
 static void
@@ -45,16 +74,14 @@ put_sample(struct encoder *encoder, const struct conprof_sample *sample)
         conprof_wire_varint(&encoder->inner, sample->values[i]);
     }
     conprof_wire_message(&encoder->message, 2, &encoder->inner);
-    const struct conprof_label_record *record = sample->record;
-    for (uint32_t i = 0; i < record->count; i++) {
-        const struct conprof_label *label = &record->labels[i];
-        put_label(encoder,
-                  conprof_naming_key(naming, (struct conprof_text){label->key, label->key_bytes}),
-                  (struct conprof_text){label->value, label->value_bytes});
+    const struct span *span = labels_of(encoder, sample->record);
+    if (span->bytes > 0) {
+        conprof_wire_bytes(&encoder->message, encoder->labels.data + span->first, span->bytes);
     }
     const char *name = conprof_thread_name(sample->name_id);
     if (naming->thread_label.bytes > 0 && name[0] != '\0') {
-        put_label(encoder, naming->thread_label, (struct conprof_text){name, strlen(name)});
+        put_label(encoder, &encoder->message, naming->thread_label,
+                  (struct conprof_text){name, strlen(name)});
     }
     conprof_wire_message(&encoder->samples, 2, &encoder->message);
 }
@@ -120,17 +147,16 @@ put_strings(const struct conprof_tables *tables, struct conprof_wire *out)
 }
 
 static void
-put_profile(struct encoder *encoder, const struct conprof_sample *samples, uint32_t count,
-            struct conprof_wire *out)
+put_profile(struct encoder *encoder, struct conprof_wire *out)
 {
     const struct conprof_pprof *profile = encoder->profile;
     const struct conprof_naming *naming = &profile->naming;
-    uint32_t first = profile->first_sample, end = count;
+    uint32_t count = encoder->merged.sample_count, first = profile->first_sample, end = count;
     if (naming->max_samples != 0 && count - first > naming->max_samples) {
         end = first + naming->max_samples;
     }
     for (uint32_t i = first; i < end && !encoder->tables.failed; i++) {
-        put_sample(encoder, &samples[i]);
+        put_sample(encoder, &encoder->merged.samples[i]);
     }
     for (size_t i = 0; i < naming->sample_type_count; i++) {
         put_value_type(encoder, out, 1, naming->sample_types[i].type, naming->sample_types[i].unit);
@@ -163,17 +189,21 @@ conprof_pprof_encode(const struct conprof_window *window, const struct conprof_p
 {
     struct encoder encoder = {.window = window, .profile = profile};
     struct conprof_wire out = {0};
-    uint32_t count = 0;
-    struct conprof_sample *samples = conprof_merge_rows(window, &profile->naming, &count);
-    bool done = conprof_tables_init(&encoder.tables, window) && samples != NULL;
-    bool is_past = done && profile->first_sample > 0 && profile->first_sample >= count;
+    bool done = conprof_merge_rows(window, &profile->naming, &encoder.merged);
+    done &= conprof_tables_init(&encoder.tables, window);
+    encoder.spans = calloc((size_t)encoder.merged.record_count + 1, sizeof *encoder.spans);
+    done &= encoder.spans != NULL;
+    bool is_past =
+        done && profile->first_sample > 0 && profile->first_sample >= encoder.merged.sample_count;
     if (done && !is_past) {
-        put_profile(&encoder, samples, count, &out);
-        done = !encoder.tables.failed && !encoder.samples.failed && !encoder.message.failed &&
-               !encoder.inner.failed && !out.failed;
+        put_profile(&encoder, &out);
+        done = !encoder.tables.failed && !encoder.labels.failed && !encoder.samples.failed &&
+               !encoder.message.failed && !encoder.inner.failed && !out.failed;
     }
-    free(samples);
+    conprof_merge_free(&encoder.merged);
+    free(encoder.spans);
     conprof_tables_free(&encoder.tables);
+    conprof_wire_free(&encoder.labels);
     conprof_wire_free(&encoder.samples);
     conprof_wire_free(&encoder.message);
     conprof_wire_free(&encoder.inner);

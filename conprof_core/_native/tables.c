@@ -99,11 +99,8 @@ same_location(const void *context, uint32_t id, const void *key)
 }
 
 uint32_t
-conprof_tables_location(struct conprof_tables *tables, uint32_t index)
+conprof_tables_add_location(struct conprof_tables *tables, uint32_t index)
 {
-    if (tables->location_of[index] != 0) {
-        return tables->location_of[index];
-    }
     const struct conprof_location *location = &tables->window->locations[index];
     struct conprof_location_entry key = {function_id(tables, location->code), location->line};
     uint64_t hash = conprof_hash_word(key.function, (uint32_t)key.line);

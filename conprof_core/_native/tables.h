@@ -39,7 +39,16 @@ void conprof_tables_free(struct conprof_tables *tables);
 /* The id of a string; 0 for the empty one. */
 uint32_t conprof_tables_string(struct conprof_tables *tables, struct conprof_text text);
 
-/* The id of a location of the window, by its index there. */
-uint32_t conprof_tables_location(struct conprof_tables *tables, uint32_t index);
+/* The same as below, for a location that was not asked for before. */
+uint32_t conprof_tables_add_location(struct conprof_tables *tables, uint32_t index);
+
+/* The id of a location of the window, by its index there. Inline: it is asked for each
+ * frame of each stack. */
+static inline uint32_t
+conprof_tables_location(struct conprof_tables *tables, uint32_t index)
+{
+    uint32_t known = tables->location_of[index];
+    return known != 0 ? known : conprof_tables_add_location(tables, index);
+}
 
 #endif

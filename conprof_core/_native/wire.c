@@ -6,37 +6,35 @@
 
 enum { WIRE_VARINT = 0, WIRE_FIXED64 = 1, WIRE_BLOCK = 2 };
 
-void
-conprof_wire_bytes(struct conprof_wire *wire, const void *data, size_t bytes)
+bool
+conprof_wire_reach(struct conprof_wire *wire, size_t bytes)
 {
-    if (wire->used + bytes > wire->room && !wire->failed) {
-        size_t room = wire->room == 0 ? 1024 : wire->room;
-        while (room < wire->used + bytes) {
-            room *= 2;
-        }
-        char *bigger = realloc(wire->data, room);
-        wire->failed = bigger == NULL;
-        if (bigger != NULL) {
-            wire->data = bigger;
-            wire->room = room;
-        }
+    if (wire->failed || wire->room - wire->used >= bytes) {
+        return !wire->failed;
     }
-    if (!wire->failed && bytes > 0) {
-        memcpy(wire->data + wire->used, data, bytes);
-        wire->used += bytes;
+    size_t room = wire->room == 0 ? 1024 : wire->room;
+    while (room - wire->used < bytes) {
+        room *= 2;
     }
+    char *bigger = realloc(wire->data, room);
+    if (bigger == NULL) {
+        /* No room is left to be found, so that nothing more is taken. */
+        wire->failed = true;
+        wire->room = wire->used;
+        return false;
+    }
+    wire->data = bigger;
+    wire->room = room;
+    return true;
 }
 
 void
-conprof_wire_varint(struct conprof_wire *wire, uint64_t value)
+conprof_wire_bytes(struct conprof_wire *wire, const void *data, size_t bytes)
 {
-    char bytes[10];
-    size_t n = 0;
-    for (; value >= 0x80; value >>= 7) {
-        bytes[n++] = (char)(value | 0x80);
+    if (bytes > 0 && conprof_wire_reach(wire, bytes)) {
+        memcpy(wire->data + wire->used, data, bytes);
+        wire->used += bytes;
     }
-    bytes[n++] = (char)value;
-    conprof_wire_bytes(wire, bytes, n);
 }
 
 void

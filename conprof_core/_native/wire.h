@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define CONPROF_WIRE_VARINT_BYTES 10 /* of 64 bits, 7 in a byte */
+
 /* owner: one encoder, in one thread. */
 struct conprof_wire {
     char *data;
@@ -20,8 +22,25 @@ struct conprof_wire {
 /* Bytes as they are. */
 void conprof_wire_bytes(struct conprof_wire *wire, const void *data, size_t bytes);
 
-/* A bare varint, for packed fields. */
-void conprof_wire_varint(struct conprof_wire *wire, uint64_t value);
+/* Makes room for `bytes` more; false without memory, and the buffer has failed. */
+bool conprof_wire_reach(struct conprof_wire *wire, size_t bytes);
+
+/* A bare varint, for packed fields. Inline: a window has 100 000 of them, and most are
+ * ids of one or two bytes. */
+static inline void
+conprof_wire_varint(struct conprof_wire *wire, uint64_t value)
+{
+    if (wire->room - wire->used < CONPROF_WIRE_VARINT_BYTES &&
+        !conprof_wire_reach(wire, CONPROF_WIRE_VARINT_BYTES)) {
+        return;
+    }
+    char *to = wire->data + wire->used;
+    for (; value >= 0x80; value >>= 7) {
+        *to++ = (char)(value | 0x80);
+    }
+    *to++ = (char)value;
+    wire->used = (size_t)(to - wire->data);
+}
 
 /* A varint field; proto3 leaves zeros out. */
 void conprof_wire_number(struct conprof_wire *wire, uint32_t field, uint64_t value);
