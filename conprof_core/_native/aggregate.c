@@ -151,7 +151,7 @@ intern_location(struct conprof_window *window, struct conprof_code *code, int32_
     for (uint32_t found; (found = window->location_index.entries[at]) != 0; at = (at + 1) & mask) {
         const struct conprof_location *location = &window->locations[found - 1];
         if (location->line == line &&
-            (location->code == code || conprof_code_is_same(location->code, code))) {
+            (location->code == code || conprof_code_is_twin(location->code, code))) {
             return found - 1;
         }
     }

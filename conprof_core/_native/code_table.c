@@ -101,8 +101,8 @@ new_code(const char *name, size_t name_bytes, const char *file, size_t file_byte
     if (table_bytes > 0) {
         memcpy(code->data + name_bytes + file_bytes, table, table_bytes);
     }
-    code->hash = conprof_hash_bytes((uint64_t)(uint32_t)first_line, code->data,
-                                    name_bytes + file_bytes + table_bytes);
+    code->hash =
+        conprof_hash_bytes((uint64_t)(uint32_t)first_line, code->data, name_bytes + file_bytes);
     return code;
 }
 
@@ -114,11 +114,24 @@ conprof_code_new(const char *name, size_t name_bytes, const char *file, size_t f
 }
 
 bool
-conprof_code_is_same(const struct conprof_code *a, const struct conprof_code *b)
+conprof_code_is_twin(const struct conprof_code *a, const struct conprof_code *b)
 {
     return a->hash == b->hash && a->first_line == b->first_line && a->name_bytes == b->name_bytes &&
-           a->file_bytes == b->file_bytes && a->table_bytes == b->table_bytes &&
-           memcmp(a->data, b->data, (size_t)a->name_bytes + a->file_bytes + a->table_bytes) == 0;
+           a->file_bytes == b->file_bytes &&
+           memcmp(a->data, b->data, (size_t)a->name_bytes + a->file_bytes) == 0;
+}
+
+static const char *
+line_table(const struct conprof_code *code)
+{
+    return code->data + code->name_bytes + code->file_bytes;
+}
+
+static bool
+is_same(const struct conprof_code *a, const struct conprof_code *b)
+{
+    return conprof_code_is_twin(a, b) && a->table_bytes == b->table_bytes &&
+           memcmp(line_table(a), line_table(b), a->table_bytes) == 0;
 }
 
 /* Replaces what a table place holds; takes over the reference of `code`. */
@@ -164,8 +177,9 @@ conprof_code_table_add(const uint64_t *words, uint32_t n)
     if (code == NULL) {
         return;
     }
-    struct conprof_code **same = &by_content[code->hash % CONTENT_SLOTS];
-    if (*same != NULL && conprof_code_is_same(*same, code)) {
+    uint64_t content = conprof_hash_bytes(code->hash, line_table(code), code->table_bytes);
+    struct conprof_code **same = &by_content[content % CONTENT_SLOTS];
+    if (*same != NULL && is_same(*same, code)) {
         conprof_code_release(code);
         code = *same;
     }
@@ -242,8 +256,7 @@ read_signed(const unsigned char **at, const unsigned char *end, int32_t *value)
 int32_t
 conprof_code_line(const struct conprof_code *code, int32_t instruction)
 {
-    const unsigned char *at =
-        (const unsigned char *)code->data + code->name_bytes + code->file_bytes;
+    const unsigned char *at = (const unsigned char *)line_table(code);
     const unsigned char *end = at + code->table_bytes;
     /* A table that was cut, or is none, may sum up to anything: 64 bits hold it (32 KiB
      * of deltas of 31 bits), and what is no line number is not passed on. */

@@ -20,8 +20,8 @@ struct conprof_code {
     _Atomic uint32_t refs;
     uint32_t name_bytes, file_bytes, table_bytes;
     int32_t first_line;
-    uint64_t hash;
-    char data[]; /* name, filename (both UTF-8, not terminated), line table */
+    uint64_t hash; /* of names and first line: of what a profile tells */
+    char data[];   /* name, filename (both UTF-8, not terminated), line table */
 };
 
 static inline const char *
@@ -36,9 +36,10 @@ conprof_code_file(const struct conprof_code *code)
     return code->data + code->name_bytes;
 }
 
-/* Any thread, no lock: have two codes the same names, lines and line table? A code that is
- * held for long, as a live block does, may have a twin that the table learnt anew. */
-bool conprof_code_is_same(const struct conprof_code *a, const struct conprof_code *b);
+/* Any thread, no lock: have two codes the same names and first line? Then a profile cannot tell
+ * them apart. Two lambdas of one line are such twins; and a code that is held for long, as a live
+ * block does, may have one that the table learnt anew. */
+bool conprof_code_is_twin(const struct conprof_code *a, const struct conprof_code *b);
 
 /* Any thread, no lock. */
 void conprof_code_release(struct conprof_code *code);

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.check_valid import check_bytes
 
 from conprof_core import _native
 from conprof_core._engine import Row
@@ -195,6 +196,21 @@ def test_code_that_died_still_names_its_block() -> None:
     assert near(
         of(captured.rows, "short_lived")[3] or of(captured.rows, "<listcomp>")[3], 8_000_000
     )
+    del kept
+
+
+def test_functions_that_a_profile_cannot_tell_apart_share_their_rows() -> None:
+    """Of one name, file and line, with other code, as two lambdas of a line are."""
+    kept = []
+    with measured() as captured:
+        for body in ("bytes(967)", "bytes(  967  )", "bytes(900 + 67)"):
+            space: dict[str, Any] = {}
+            exec(f"def twin(n):\n for _ in range(n): yield {body}", space)
+            kept.append(list(space["twin"](5_000)))
+    rows = [row for row in captured.rows if row.frames[0][0] == "twin"]
+    assert near(sum(row.inuse_bytes for row in rows), 15_000_000)
+    assert len({(row.frames, row.labels, row.thread_name) for row in rows}) == len(rows) == 1
+    check_bytes(captured.windows[0].profiles[0].pprof_gz)
     del kept
 
 
