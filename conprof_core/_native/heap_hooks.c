@@ -109,7 +109,7 @@ walk(const PyThreadState *ts, struct conprof_stack *stack, uint64_t *word)
         *word = conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0);
         return 0;
     }
-    enum conprof_walk result = conprof_unwind(ts, 0, 0, stack);
+    enum conprof_walk result = conprof_unwind_caller(ts, stack);
     if (result == CONPROF_WALK_EMPTY) {
         return 0;
     }

@@ -1,4 +1,4 @@
-/* unwind.c: see unwind.h. Everything here is SIGNAL-SAFE. */
+/* unwind.c: see unwind.h. Everything here is SIGNAL-SAFE, but for conprof_unwind_caller. */
 #include "unwind.h"
 
 #include "safemem.h"
@@ -40,6 +40,23 @@ bool
 conprof_is_generator_type(const PyTypeObject *type)
 {
     return type == &PyGen_Type || type == &PyCoro_Type || type == &PyAsyncGen_Type;
+}
+
+/* Copies a frame outside the chunks from a chain that is whole; as read_outside. */
+static bool
+read_outside_directly(uintptr_t at, conprof_frame *frame)
+{
+    PyObject generator;
+    __builtin_memcpy(frame, (const void *)at, FRAME_HEAD);
+    if (conprof_owner_is_entry(frame->owner)) {
+        return true;
+    }
+    if (frame->owner != CONPROF_OWNER_GENERATOR) {
+        return false;
+    }
+    __builtin_memcpy(&generator, (const void *)(at - CONPROF_GENERATOR_FRAME_OFFSET),
+                     sizeof generator);
+    return conprof_is_generator_type(generator.ob_type);
 }
 
 /* Copies a frame outside the chunks; false when it is neither a generator's frame
@@ -126,9 +143,9 @@ ends_at_root(const PyThreadState *ts, const _PyStackChunk *chunk, uintptr_t last
            (chunk->previous == NULL && ts->datastack_top == (PyObject **)&chunk->data[1]);
 }
 
-enum conprof_walk
-conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_high,
-               struct conprof_stack *out)
+static inline enum conprof_walk
+walk(const PyThreadState *ts, bool is_whole_chain, uintptr_t stack_low, uintptr_t stack_high,
+     struct conprof_stack *out)
 {
     const conprof_frame *bottom = conprof_bottom_frame(ts);
     const conprof_frame *at = conprof_current_frame(ts);
@@ -152,7 +169,8 @@ conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_hig
             last = address;
         }
         else {
-            if (!read_outside(address, stack_low, stack_high, &outside)) {
+            if (is_whole_chain ? !read_outside_directly(address, &outside)
+                               : !read_outside(address, stack_low, stack_high, &outside)) {
                 return CONPROF_WALK_STALE;
             }
             frame = &outside;
@@ -168,4 +186,17 @@ conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_hig
     }
     conprof_stack_finish(out, total, is_whole);
     return total == 0 ? CONPROF_WALK_EMPTY : CONPROF_WALK_OK;
+}
+
+enum conprof_walk
+conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_high,
+               struct conprof_stack *out)
+{
+    return walk(ts, false, stack_low, stack_high, out);
+}
+
+enum conprof_walk
+conprof_unwind_caller(const PyThreadState *ts, struct conprof_stack *out)
+{
+    return walk(ts, true, 0, 0, out);
 }

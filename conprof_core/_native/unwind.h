@@ -51,6 +51,13 @@ struct conprof_stack {
 enum conprof_walk conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_high,
                                  struct conprof_stack *out);
 
+/* Not in signal context: called by Python, as the allocator hooks are, in the thread of `ts`.
+ * There the chain of frames is whole and all of it is alive, as whatever CPython has stored
+ * before it calls a function is stored; tracemalloc walks it in its own hooks
+ * (Python/tracemalloc.c, traceback_get_frames). So nothing is read through the kernel, which
+ * in a program of coroutines would be a system call for each of them. */
+enum conprof_walk conprof_unwind_caller(const PyThreadState *ts, struct conprof_stack *out);
+
 /* SIGNAL-SAFE. The parts of a walk, for those who read frames in another way: adds the
  * frame number `index` of the walk, leaf first; puts the stack in order after `total`
  * frames. */

@@ -61,7 +61,8 @@ def test_what_is_alive_and_what_is_not(make: Callable[[int], list[bytes]], size:
         kept = make(count)
         make(count)
     objects, _, live_objects, live_bytes = of(captured.rows, make.__name__)
-    assert near(live_bytes, count * size, 0.05)
+    # Some 5000 samples of small blocks: 1.4 % is one standard deviation.
+    assert near(live_bytes, count * size + sys.getsizeof(kept), 0.08)
     assert near(live_objects, count, 0.1)
     assert objects >= 1.9 * count
     del kept
