@@ -286,13 +286,13 @@ class _State:
             self._lock_held_for_fork = self._lock.acquire(True, _PREFORK_WAIT_S)
             session = self.session
             if session is not None and session.process.pid == os.getpid():
-                session.engine.prefork()
+                session.prefork()
 
     def postfork_parent(self) -> None:
         with _log.guard("fork"):
             session = self.session
             if session is not None and session.process.pid == os.getpid():
-                session.engine.postfork_parent()
+                session.postfork_parent()
         self._release_after_fork()
 
     def _release_after_fork(self) -> None:
@@ -314,8 +314,7 @@ class _State:
         _scope.set_sampling(False)
         _scope.forget()
         with _log.guard("fork"):
-            session.engine.postfork_child()
-            session.loop.forget()
+            session.postfork_child()
             if not session.profile_children:
                 return
             session.begin()

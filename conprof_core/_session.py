@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from conprof_core import _log
 from conprof_core._config import Config
@@ -15,6 +16,9 @@ from conprof_core._loop import Loop
 from conprof_core._options import ProfileType
 from conprof_core._process import Process
 from conprof_core.exporters import Exporter
+
+if TYPE_CHECKING:
+    from conprof_core._tasks_socket import TasksSocket
 
 __all__ = ["Session", "get_ahead_of_daemon_threads"]
 
@@ -50,6 +54,7 @@ class Session:
         self.stop_on_exit = stop_on_exit
         self.profile_children = profile_children
         self.launched = launched
+        self._tasks_socket: TasksSocket | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -72,15 +77,45 @@ class Session:
         )
         self.loop.begin()
         self.engine.start(settings, self.loop.tick)
+        if ProfileType.TASKS in config.profile_types and hasattr(os, "getuid"):
+            # Imported here: without the profile type nobody needs it.
+            from conprof_core._tasks_socket import TasksSocket
+
+            self._tasks_socket = TasksSocket(use_extension=self.engine.name == "native")
+            self._tasks_socket.open()
 
     def _on_terminate(self) -> None:
         get_ahead_of_daemon_threads()
         self.loop.terminate(min(EXIT_FLUSH_S, self.owner.config.upload_timeout))
 
+    # Fork steps; see _fork -----------------------------------------------------------------------
+
+    def prefork(self) -> None:
+        """End the threads."""
+        if self._tasks_socket is not None:
+            self._tasks_socket.prefork()
+        self.engine.prefork()
+
+    def postfork_parent(self) -> None:
+        """Go on."""
+        self.engine.postfork_parent()
+        if self._tasks_socket is not None:
+            self._tasks_socket.postfork_parent()
+
+    def postfork_child(self) -> None:
+        """Let go of what is the parent's; ``begin()`` follows where children are profiled."""
+        self.engine.postfork_child()
+        self.loop.forget()
+        if self._tasks_socket is not None:
+            self._tasks_socket.postfork_child()
+            self._tasks_socket = None
+
     def end(self, timeout_s: float) -> None:
         """Stop the engine and send what is left within ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         with _log.guard("stop"):
+            if self._tasks_socket is not None:
+                self._tasks_socket.close()
             self.engine.stop()
             self.loop.flush(deadline - time.monotonic())
             self.loop.shutdown()

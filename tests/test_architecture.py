@@ -72,7 +72,7 @@ LAYERS = (
         "conprof_core._process",
         "conprof_core.exporters",
     ),
-    ("conprof_core._window", "conprof_core._fork"),
+    ("conprof_core._window", "conprof_core._fork", "conprof_core._tasks_socket"),
     ("conprof_core._loop",),
     ("conprof_core._session",),
     ("conprof_core._profiler",),

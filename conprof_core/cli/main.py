@@ -18,6 +18,7 @@ VERBS: Final = {
     "doctor": "say what works here, what does not, and why",
     "agent": "run a local agent with a viewer",
     "demo": "show the viewer with a program that profiles itself",
+    "tasks": "show where the threads, tasks and greenlets of a process stand",
     "report": "print a table from stored or saved profiles",
     "diff": "compare two profiles",
 }

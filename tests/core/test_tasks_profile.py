@@ -14,7 +14,8 @@ from conprof_core.testing import MemoryExporter, capture
 from tests.support.check_valid import check_bytes
 
 
-def blocked_in_lock(lock: Any) -> None:
+def blocked_in_lock(lock: Any, begun: threading.Semaphore) -> None:
+    begun.release()
     lock.acquire()
     lock.release()
 
@@ -27,9 +28,12 @@ def test_the_type_has_the_names_that_go_gives_it(name: str) -> None:
 def test_a_window_has_the_snapshot_of_its_end(engine: str) -> None:
     lock = threading.Lock()
     lock.acquire()
-    threads = [threading.Thread(target=blocked_in_lock, args=(lock,)) for _ in range(12)]
+    begun = threading.Semaphore(0)
+    threads = [threading.Thread(target=blocked_in_lock, args=(lock, begun)) for _ in range(12)]
     for thread in threads:
         thread.start()
+    for _ in threads:
+        assert begun.acquire(timeout=30)
     with capture(profile_types=[conprof.TASKS]) as captured:
         try:
             assert conprof.flush(30)
