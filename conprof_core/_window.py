@@ -119,26 +119,27 @@ class Window:
         attributes["service.name"] = self._process.service
         resource = encode_resource(attributes)
         lost = [(f"conprof.lost.{reason}", count) for reason, count in counters.items()]
-        if not self._tasks:
-            request = self._taken.encode_otlp(
-                naming,
-                resource=resource,
-                version=__version__,
-                profile_id=os.urandom(16),
-                attributes=lost,
-            )
-        else:
-            # One request has one dictionary, so the engine's rows and ours are encoded together.
-            request = encode_request(
-                self.rows(),
-                naming,
-                start_ns=self._taken.start_ns,
-                end_ns=self._taken.end_ns,
-                resource=resource,
-                version=__version__,
-                profile_id=os.urandom(16),
-                attributes=lost,
-            )
+        request = self._taken.encode_otlp(
+            naming,
+            resource=resource,
+            version=__version__,
+            profile_id=os.urandom(16),
+            attributes=lost,
+        )
+        if request is not None:
+            yield EncodedProfile("otlp", _gzip(request))
+        # A request has one dictionary, and the engine's is written without the GIL: tasks, which
+        # are few, have a request of their own.
+        request = encode_request(
+            self._tasks,
+            naming,
+            start_ns=self._taken.start_ns,
+            end_ns=self._taken.end_ns,
+            resource=resource,
+            version=__version__,
+            profile_id=os.urandom(16),
+            attributes=lost,
+        )
         if request is not None:
             yield EncodedProfile("otlp", _gzip(request))
 

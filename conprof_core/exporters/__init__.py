@@ -63,7 +63,7 @@ class EncodedProfile(NamedTuple):
     """One profile of a window.
 
     Attributes:
-        name: what its ``Shape`` is called; ``otlp`` for a whole window as one OTLP request.
+        name: what its ``Shape`` is called; ``otlp`` for an OTLP request.
         pprof_gz: gzip-compressed pprof, or such a request.
     """
 

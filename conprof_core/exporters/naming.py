@@ -85,7 +85,7 @@ class Naming(NamedTuple):
         max_label_sets: distinct label sets in a profile; further ones are merged under the label
             ``conprof.overflow``. 0 is no bound, as below.
         max_samples: samples in a profile; a window with more becomes several profiles.
-        otlp: ``None`` when each shape is a pprof; else the window is one OTLP request.
+        otlp: ``None`` when each shape is a pprof; else the window is OTLP requests.
     """
 
     shapes: tuple[Shape, ...]

@@ -1,13 +1,15 @@
 """Sends OTLP profiles over HTTP: to an OpenTelemetry Collector, or to what takes them directly.
 
-One POST a window, ``ExportProfilesServiceRequest`` as protobuf with gzip, over ``requests``. The
-signal is in development and so is its path (opentelemetry-proto ``profiles/v1development``).
+One POST a window, and one more for its tasks: ``ExportProfilesServiceRequest`` as protobuf with
+gzip, over ``requests``. The signal is in development and so is its path (opentelemetry-proto
+``profiles/v1development``).
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -125,6 +127,8 @@ class OTLPExporter:
             "OTEL_EXPORTER_OTLP_PROFILES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"
         )
         self._remark = ""
+        self._window: tuple[int, int, int] | None = None
+        self._taken = 0  # requests of that window
         self.rejected = 0
         self.name = f"OTLP receiver at {self._target.shown}"
         attributes = {
@@ -137,18 +141,32 @@ class OTLPExporter:
         self.naming = naming.otlp(destination.measured, tuple(attributes.items()))
 
     def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
-        """Try once; never raises for what a network or a server can do."""
+        """Try once; never raises for what a network or a server can do.
+
+        A window without a sample has no request: OTLP has no way to say that nothing was measured.
+        What was taken of a window is not sent again when it is tried again.
+        """
+        window_id = (window.process_id, window.start_ns, window.sequence)
+        if window_id != self._window:
+            self._window, self._taken = window_id, 0
+        deadline = time.monotonic() + timeout_s
+        outcome = Outcome(Verdict.DELIVERED)
+        for profile in window.profiles[self._taken :]:
+            outcome = self._send(profile.pprof_gz, max(0.001, deadline - time.monotonic()))
+            if outcome.verdict is not Verdict.DELIVERED:
+                break
+            self._taken += 1
+        return outcome
+
+    def _send(self, request: bytes, timeout_s: float) -> Outcome:
         from requests import RequestException
 
         from conprof_core.exporters._transport import post
 
-        if not window.profiles:
-            return Outcome(Verdict.DELIVERED)  # nothing was measured, and OTLP has no way to say so
-        (request,) = window.profiles
         try:
             answer = post(
                 self._target.url,
-                request.pprof_gz,
+                request,
                 {
                     "User-Agent": f"conprof/{__version__}",
                     **self._target.headers,

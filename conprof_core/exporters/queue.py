@@ -152,7 +152,7 @@ class ExportQueue:
             if self._failed_answers >= MAX_FAILED_ANSWERS:
                 why = f"{outcome.detail}, {MAX_FAILED_ANSWERS} times for one window"
                 outcome = Outcome(Verdict.REFUSED, why)
-        if outcome.verdict is not Verdict.DELIVERED:
+        if outcome.detail:  # also of what was taken in part
             self.last_error = outcome.detail
         if outcome.verdict is Verdict.RETRY:
             if not on_disk:

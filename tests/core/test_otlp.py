@@ -6,7 +6,7 @@ import base64
 import gzip
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -51,6 +51,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.status, self.headers, self.answer = 200, {}, b""
+        self.before: Callable[[], None] = lambda: None
         self.taken: list[Request] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
         receiver = self
@@ -58,6 +59,7 @@ class Receiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.before()
                 receiver.requests.append((self.path, dict(self.headers.items())))
                 assert self.headers["Content-Type"] == "application/x-protobuf"
                 assert self.headers["Content-Encoding"] == "gzip"
@@ -259,6 +261,27 @@ def test_an_idle_window_needs_no_request(receiver: Receiver) -> None:
     assert receiver.requests == []
 
 
+def test_tasks_have_a_request_of_their_own(receiver: Receiver) -> None:
+    tasks = [ROWS[3]._replace(wall_ns=0, wall_samples=0)]
+    taken = PortableWindow(ROWS[:2], START, {})
+    process = Process(Config(application_name="shop"))
+    made = Window(
+        taken, process, engine="test", sequence=0, lost_windows=0, requests={}, tasks=tasks
+    )
+    exporter = exporter_of(f"otlp+http://{receiver.base}")
+    sent = made.encode(exporter.naming)
+    assert len(sent.profiles) == 2
+    answers = iter([200, 503, 200])
+    receiver.before = lambda: setattr(receiver, "status", next(answers))
+    assert exporter.export(sent, 10).verdict is Verdict.RETRY
+    assert exporter.export(sent, 10).verdict is Verdict.DELIVERED
+    assert len(receiver.requests) == 3, "what was taken is not sent again"
+    cpu, goroutine = receiver.taken
+    assert {name[0] for name in cpu.profiles} == {"process_cpu"}
+    assert goroutine.total("goroutine", "goroutine") == 4
+    assert cpu.resource == goroutine.resource
+
+
 def test_what_stands_for_the_process(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "OTEL_RESOURCE_ATTRIBUTES",
@@ -327,8 +350,8 @@ def test_what_is_taken_in_part_is_counted_and_not_sent_again(
     receiver.answer = answer.SerializeToString()
     exporter = exporter_of(f"otlp+http://{receiver.base}")
     queue = ExportQueue(exporter)
-    for _ in range(2):
-        queue.submit(window(ROWS))
+    for sequence in range(2):
+        queue.submit(window(ROWS)._replace(sequence=sequence))
         assert queue.drain(10)
     assert exporter.rejected == 6
     assert len(receiver.requests) == 2

@@ -146,7 +146,15 @@ def server() -> Iterator[Server]:
 def window(rows: list[Row], measured: Measured = EVERYTHING, **options: Any) -> EncodedWindow:
     taken = PortableWindow(rows, 1_700_000_000_000_000_000, {"truncated": 1})
     config = Config(application_name="shop", **options)
-    made = Window(taken, Process(config), engine="test", sequence=3, lost_windows=0, requests={})
+    made = Window(
+        taken,
+        Process(config),
+        engine="test",
+        sequence=3,
+        lost_windows=0,
+        requests={},
+        tasks=[row for row in rows if row.tasks],
+    )
     return made.encode(naming.pyroscope(measured))
 
 
