@@ -203,8 +203,13 @@ def test_a_thread_for_each_request() -> None:
     assert len({row.thread_name for row in captured.rows}) <= 3, "digits in names are masked"
     found = cpu_of(captured, ("http.route", "/x"))
     assert abs(found - used["request"]) < 0.02 * used["request"]
-    stacks = {row.frames for row in captured.rows if row.labels == (("http.route", "/x"),)}
-    assert {frames[0][0] for frames in stacks} <= {serve.__qualname__, "burn", "Thread.run"}
+    expected = {serve.__qualname__, "burn", "Thread.run"}
+    elsewhere = sum(  # one sample may fall anywhere
+        row.cpu_ns
+        for row in captured.rows
+        if row.labels == (("http.route", "/x"),) and row.frames[0][0] not in expected
+    )
+    assert elsewhere < 0.05 * used["request"] * 1e9
 
 
 def test_a_thread_that_lives_on_is_charged_by_its_samples() -> None:
