@@ -24,6 +24,7 @@ examples:
   conprof run script.py --its --arguments
   conprof run -m mypackage.module
   conprof run --export-to file:///tmp/profiles -- gunicorn shop.wsgi
+  conprof run --types cpu,wall --export-to file:///tmp/profiles job.py
   conprof run --app-name shop -- python manage.py runserver --noreload
 
 Options of conprof come before the program. Children are profiled too when they are Python programs
@@ -36,6 +37,7 @@ _FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "export_to": ("export_to", "CONPROF_EXPORT_TO"),
     "app_name": ("application_name", "BLACKFIRE_CONPROF_APP_NAME"),
     "rate": ("cpu_profile_rate", "BLACKFIRE_CONPROF_CPU_PROFILERATE"),
+    "types": ("profile_types", "CONPROF_PROFILE_TYPES"),
     "period": ("period", "BLACKFIRE_CONPROF_PERIOD"),
     "agent_socket": ("agent_socket", "BLACKFIRE_AGENT_SOCKET"),
     "engine": ("engine", "CONPROF_ENGINE"),
@@ -62,6 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--app-name", metavar="NAME", help="name of the service")
     parser.add_argument("--rate", metavar="HZ", help="samples per second of CPU time")
+    parser.add_argument("--types", metavar="LIST", help="what is measured, as cpu,wall,heap,tasks")
     parser.add_argument("--period", metavar="SECONDS", help="seconds from one upload to the next")
     parser.add_argument("--agent-socket", metavar="URL", help="where the Blackfire Agent listens")
     parser.add_argument("--engine", metavar="NAME", help="native or portable")

@@ -113,6 +113,16 @@ def test_run_a_module_and_a_command(engine: str, program: Path, tmp_path: Path) 
     assert sorted(profile.period for profile in profiles.values()) == [10**7, 2 * 10**7]
 
 
+def test_run_chooses_what_is_measured(engine: str, program: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    conprof("run", "--types", "cpu,tasks", "--export-to", out.as_uri(), program)
+    types = {known.type for profile in read(out).values() for known in profile.sample_types}
+    assert types == {"samples", "cpu", "goroutine"}
+    refused = conprof("run", "--types", "cpu,fuel", program, check=False)
+    assert refused.returncode == 2
+    assert "available are: cpu" in refused.stderr
+
+
 def test_run_gets_out_of_the_way_of_a_sitecustomize(program: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
