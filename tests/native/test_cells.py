@@ -38,18 +38,19 @@ def test_found_among_other_variables(others: int) -> None:
     def work() -> None:
         for i in range(others):
             contextvars.ContextVar(f"other_{i}").set(i)
-        burn(0.1)
+        burn(0.2)
         token = _native.context_var.set(cell)
-        burn(0.3)
+        burn(0.4)
         _native.context_var.reset(token)
-        burn(0.1)
+        burn(0.2)
 
     with capture(cpu_profile_rate=1000) as captured:
         contextvars.Context().run(work)
     found = by_labels(captured)
     assert set(found) == {(), (("k", "v"),)}
-    # A sample's weight reaches back to the one before: some ms at each change of labels.
-    assert abs(found[("k", "v"),] - 0.3) < 0.06
+    # A sample's weight reaches back to the one before: some ms at each change of labels, and tens of
+    # them where a virtual machine's processor was taken away meanwhile.
+    assert abs(found[("k", "v"),] - 0.4) < 0.12
 
 
 def test_bound_late_holds_for_earlier_samples() -> None:
@@ -64,7 +65,7 @@ def test_bound_late_holds_for_earlier_samples() -> None:
     assert not cell.provisional
     found = by_labels(captured)
     assert set(found) == {(("r", "/x"),)}, found
-    assert abs(found[("r", "/x"),] - 0.3) < 0.06, found
+    assert abs(found[("r", "/x"),] - 0.3) < 0.12, found
 
 
 def test_never_bound_keeps_its_base() -> None:
