@@ -171,7 +171,8 @@ def _patch_executors(pools: Any) -> None:
             return original_run(self, *args)
         finally:
             # asgiref makes a worker for each request: what it has used since its last sample would
-            # go to whatever comes next, and that would be half of a short request.
+            # go to whatever comes next, and that would be half of a short request. So it goes to
+            # these labels, and by their samples to where they work.
             charge()
             switch(before)
 

@@ -408,6 +408,13 @@ conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_
         window, words + CONPROF_SAMPLE_FRAMES, n - CONPROF_SAMPLE_FRAMES,
         (struct conprof_label_record *)(uintptr_t)words[CONPROF_SAMPLE_RECORD],
         words[CONPROF_SAMPLE_CELL], (uint32_t)(words[CONPROF_SAMPLE_NAME] >> 32));
+    if (row != NULL && (uint32_t)words[CONPROF_SAMPLE_NAME] & CONPROF_IS_RESIDUE) {
+        uint64_t residue_ns = words[CONPROF_SAMPLE_CPU_NS];
+        row->residue_ns += residue_ns;
+        window->totals[CONPROF_COLUMN_CPU_NS] += residue_ns;
+        window->totals[CONPROF_COLUMN_WALL_NS] += window->has_wall ? residue_ns : 0;
+        return;
+    }
     conprof_window_charge(window, row, CONPROF_COLUMN_SAMPLES,
                           (uint32_t)words[CONPROF_SAMPLE_NAME]);
     conprof_window_charge(window, row, CONPROF_COLUMN_CPU_NS, words[CONPROF_SAMPLE_CPU_NS]);
@@ -440,5 +447,7 @@ conprof_window_resolve(struct conprof_window *window)
             target->values[column] += window->rows[i].values[column];
             window->rows[i].values[column] = 0;
         }
+        target->residue_ns += window->rows[i].residue_ns;
+        window->rows[i].residue_ns = 0;
     }
 }

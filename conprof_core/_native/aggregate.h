@@ -53,6 +53,7 @@ struct conprof_row {
     struct conprof_label_record *record; /* counted under the session lock */
     uint64_t cell_id;                    /* provisional cell, 0 once resolved */
     uint64_t values[CONPROF_COLUMN_COUNT];
+    uint64_t residue_ns; /* CPU time of unknown stack, 0 once the window is closed (residue.h) */
     uint32_t stack;
     uint32_t name_id;
 };

@@ -54,6 +54,7 @@ struct draft {
     const struct conprof_label_record *record;
     uint32_t name_id;
     uint32_t events;
+    uint32_t flags; /* CONPROF_IS_RESIDUE or 0 */
 };
 
 /* SIGNAL-SAFE. Writes the words before the frames; false when the ring is full. */
@@ -68,7 +69,7 @@ begin(const struct draft *draft, uint32_t frames, struct conprof_ring_slot *slot
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CPU_NS, draft->cpu_ns);
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CELL, draft->cell_id);
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_RECORD, (uint64_t)(uintptr_t)draft->record);
-    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_NAME, (uint64_t)draft->name_id << 32 | draft->events);
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_NAME, (uint64_t)draft->name_id << 32 | draft->flags | draft->events);
     return true;
 }
 
@@ -224,14 +225,17 @@ conprof_sampler_take_labelled_residue(struct conprof_thread *thread)
     uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
     uint64_t now = conprof_cpu_own_ns();
     const PyThreadState *ts = conprof_own_thread_state();
-    if (now <= last || ts == NULL || ts->interp != conprof_sampler.interpreter ||
-        atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
+    if (atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
+        conprof_sampler_take_residue(thread); /* which discards it */
+        return;
+    }
+    if (now <= last || ts == NULL || ts->interp != conprof_sampler.interpreter) {
         return;
     }
     struct draft draft = {.cpu_ns = now - last,
-                          .record = conprof_labels_empty(),
                           .name_id = thread->name_id,
-                          .events = 0};
+                          .events = 0,
+                          .flags = CONPROF_IS_RESIDUE};
     draft.record = conprof_capture_labels(ts, &draft.cell_id);
     if (emit_one(&draft, idle_frame(thread))) {
         atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);

@@ -18,9 +18,13 @@ enum conprof_sample_word {
     CONPROF_SAMPLE_CPU_NS, /* weight: CPU time since the thread's previous sample */
     CONPROF_SAMPLE_CELL,   /* id of a provisional label cell, or 0 */
     CONPROF_SAMPLE_RECORD, /* struct conprof_label_record * */
-    CONPROF_SAMPLE_NAME,   /* thread-name id << 32 | events this record stands for (1 or 0) */
+    CONPROF_SAMPLE_NAME,   /* thread-name id << 32 | CONPROF_IS_RESIDUE | events this record
+                              stands for (1 or 0) */
     CONPROF_SAMPLE_FRAMES,
 };
+
+/* Of a sample record: its labels are known, its stack is a stand-in (residue.h). */
+#define CONPROF_IS_RESIDUE (UINT32_C(1) << 31)
 
 /* A frame word: uid << 24 | instruction index + 1 (0: before the first). */
 #define CONPROF_FRAME_INSTRUCTION_BITS 24
@@ -79,7 +83,7 @@ bool conprof_sampler_is_installed(void);
 void conprof_sampler_take_residue(struct conprof_thread *thread);
 
 /* Like conprof_sampler_take_residue, without a walk: the labels are those that stand
- * now, the stack is what the thread was started for. */
+ * now, the stack is found when the window closes (residue.h). */
 void conprof_sampler_take_labelled_residue(struct conprof_thread *thread);
 
 /* Call the drain when the ring is this full. */

@@ -18,6 +18,7 @@
 #include "heap.h"
 #include "lock.h"
 #include "offcpu.h"
+#include "residue.h"
 #include "safemem.h"
 #include "sampler.h"
 #include "threads.h"
@@ -254,6 +255,7 @@ conprof_session_take_window(void)
                 conprof_offcpu_close(window, false);
             }
             conprof_window_resolve(window);
+            conprof_residue_spread(window);
             conprof_labels_reset_bindings();
             conprof_window_forget_cache();
             taken = window;
@@ -388,7 +390,7 @@ with_own_thread(void (*take)(struct conprof_thread *))
 void
 conprof_session_charge_own(void)
 {
-    with_own_thread(conprof_sampler_take_residue);
+    with_own_thread(conprof_sampler_take_labelled_residue);
 }
 
 void

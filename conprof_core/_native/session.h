@@ -26,8 +26,8 @@ struct conprof_window *conprof_session_take_window(void);
  * `target` no GIL is needed. */
 void conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *target);
 void conprof_session_thread_end(void);
-/* Charges what the calling thread has used since its last sample to where it stands
- * and what it is labelled now. With the GIL; harmless while nothing runs. */
+/* Charges what the calling thread has used since its last sample to what it is labelled
+ * now (residue.h). With the GIL; harmless while nothing runs. */
 void conprof_session_charge_own(void);
 
 /* A request begins or ends; the labels of what came before still stand. In a thread that has done

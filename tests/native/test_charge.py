@@ -9,9 +9,11 @@ import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from support.check_valid import check_bytes
 
 import conprof_core
 from conprof_core import _native
@@ -179,6 +181,73 @@ def test_in_a_forked_child() -> None:
             charged_s = int(pipe.read()) / 1e9
         assert os.waitpid(pid, 0)[1] == 0
     assert 0.05 <= charged_s < 0.2, "its own CPU, and none of the parent's"
+
+
+def first(cpu_s: float) -> None:
+    burn(cpu_s)
+
+
+def second(cpu_s: float) -> None:
+    burn(cpu_s)
+
+
+def function_cpu(captured: Captured, function: str, *labels: tuple[str, str]) -> float:
+    return (
+        sum(
+            row.cpu_ns
+            for row in captured.rows
+            if row.labels == labels and any(frame[0] == function for frame in row.frames)
+        )
+        / 1e9
+    )
+
+
+def test_items_shorter_than_a_period_are_seen_in_their_functions() -> None:
+    """Of an item that ends between two samples the labels are known; samples say where it was."""
+    used = {"a": 0.0, "b": 0.0}
+
+    def item(name: str, cpu_s: float) -> None:
+        began = time.thread_time()
+        first(cpu_s)
+        second(cpu_s)
+        used[name] += time.thread_time() - began
+
+    def serve(pool: ThreadPoolExecutor) -> None:
+        for name, cpu_s in (("a", 0.003), ("b", 0.001)) * 200:
+            with conprof_core.labels(job=name):
+                pool.submit(item, name, cpu_s).result()
+
+    with capture(cpu_profile_rate=100) as captured, ThreadPoolExecutor(1) as pool:
+        serve(pool)
+    samples = sum(row.samples for row in captured.rows if row.labels)
+    assert 40 < samples < 400, "the premise: most items end without a sample"
+    for name, truth in used.items():
+        label = ("job", name)
+        found = [function_cpu(captured, function, label) for function in ("first", "second")]
+        # What the pool does around an item has its labels, too.
+        assert 0.95 * truth < cpu_of(captured, label) < 1.2 * truth + 0.05, name
+        assert sum(found) > 0.85 * cpu_of(captured, label), name
+        # Some 120 and 40 samples: four standard deviations.
+        assert abs(found[0] / sum(found) - 0.5) < (0.2 if name == "a" else 0.35), name
+
+
+def test_spreading_changes_no_sum() -> None:
+    def item() -> None:
+        burn(0.002)
+
+    with capture(cpu_profile_rate=100, profile_types=["cpu", "wall"]) as captured:
+        began = time.process_time()
+        with ThreadPoolExecutor(3) as pool:
+            for number in range(150):
+                with conprof_core.labels(job=str(number % 7)):
+                    pool.submit(item)
+        took = time.process_time() - began
+    rows = [row for row in captured.rows if row.frames[0][0] != "[conprof drain]"]
+    assert abs(sum(row.cpu_ns for row in captured.rows) / 1e9 - took) < 0.02 + 0.02 * took
+    assert all(row.wall_ns >= row.cpu_ns for row in rows)
+    window = captured.windows[-1]
+    values = [check_bytes(p.pprof_gz) for p in window.profiles]
+    assert values, "the premise: something was encoded"
 
 
 def test_a_thread_for_each_request() -> None:

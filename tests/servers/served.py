@@ -144,7 +144,7 @@ def check(
     if supervisor is not None:
         assert str(supervisor) not in processes, "the supervisor reported"
     assert {upload.tags["service"] for upload in uploads} == {shop.name}
-    found = _cpu(uploads, shop)
+    found = _cpu(uploads)
     truth_total = sum(TRUTH_S.values())
     total = sum(found.values())
     assert 0.95 < total / truth_total < 1.1, f"{total:.2f} s of {truth_total:.2f} s arrived"
@@ -157,19 +157,14 @@ def check(
     check_no_leak(uploads, shop)
 
 
-def _cpu(uploads: Sequence[Upload], shop: Shop) -> dict[tuple[str, str], float]:
+def _cpu(uploads: Sequence[Upload]) -> dict[tuple[str, str], float]:
     """(function of the truth, route) → CPU seconds."""
     found: dict[tuple[str, str], float] = {}
-    function_of = {route: function for function, route in shop.routes.items()}
     for upload in uploads:
         profile = upload.profile
         column = profile.column(profile.time_type)
         for sample in profile.samples:
             route = sample.labels.get(ROUTE, "")
-            if sample.frames[0].filename.endswith("conprof_core/_carry.py"):
-                # The end of an item of a pool, from its last sample on: no stack, but a route.
-                key = (function_of.get(route, "worker"), route)
-                found[key] = found.get(key, 0.0) + sample.values[column] / 1e9
             for frame in sample.frames:
                 if frame.filename.endswith("example_apps/work.py") and frame.function in TRUTH_S:
                     key = (frame.function, route)
