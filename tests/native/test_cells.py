@@ -48,8 +48,8 @@ def test_found_among_other_variables(others: int) -> None:
         contextvars.Context().run(work)
     found = by_labels(captured)
     assert set(found) == {(), (("k", "v"),)}
-    # A sample's weight reaches back to the one before: some ms at each change of labels, and tens of
-    # them where a virtual machine's processor was taken away meanwhile.
+    # A sample's weight reaches back to the one before: some ms at each change of labels, and tens
+    # of them where a virtual machine's processor was taken away meanwhile.
     assert abs(found[("k", "v"),] - 0.4) < 0.12
 
 
