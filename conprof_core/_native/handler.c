@@ -69,7 +69,8 @@ begin(const struct draft *draft, uint32_t frames, struct conprof_ring_slot *slot
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CPU_NS, draft->cpu_ns);
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CELL, draft->cell_id);
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_RECORD, (uint64_t)(uintptr_t)draft->record);
-    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_NAME, (uint64_t)draft->name_id << 32 | draft->flags | draft->events);
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_NAME,
+                     (uint64_t)draft->name_id << 32 | draft->flags | draft->events);
     return true;
 }
 
@@ -232,10 +233,8 @@ conprof_sampler_take_labelled_residue(struct conprof_thread *thread)
     if (now <= last || ts == NULL || ts->interp != conprof_sampler.interpreter) {
         return;
     }
-    struct draft draft = {.cpu_ns = now - last,
-                          .name_id = thread->name_id,
-                          .events = 0,
-                          .flags = CONPROF_IS_RESIDUE};
+    struct draft draft = {
+        .cpu_ns = now - last, .name_id = thread->name_id, .events = 0, .flags = CONPROF_IS_RESIDUE};
     draft.record = conprof_capture_labels(ts, &draft.cell_id);
     if (emit_one(&draft, idle_frame(thread))) {
         atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);
