@@ -147,8 +147,9 @@ def main() -> int:
             average = statistics.fmean(ratios)
             error = runs[0][at][1] / math.sqrt(len(runs))
             worst = max(ratios, key=lambda ratio: abs(ratio - 1))
-            # One large block more or less in all runs is 0.0006: rare events have no bell curve.
-            is_bad = abs(worst - 1) > allowed or abs(average - 1) > max(2.5 * error, 0.001)
+            # Rare events have no bell curve: one large block more or less in all runs is 0.0006 of
+            # those kept, and among forty means two of them are no surprise.
+            is_bad = abs(worst - 1) > allowed or abs(average - 1) > max(2.5 * error, 0.0012)
             failed += is_bad
             print(
                 f"{program:13} {mean:7}  {name:14} {average:8.4f} {error:8.4f}  {worst:.4f}  "
