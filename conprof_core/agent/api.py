@@ -22,6 +22,7 @@ from conprof_core._version import __version__
 from conprof_core.agent import export, limits, query
 from conprof_core.agent.assets import viewer_file
 from conprof_core.agent.errors import AgentError, BadQueryError
+from conprof_core.agent.losses import losses
 from conprof_core.agent.merge import covered_ms, find_type, merge_into, stacks
 from conprof_core.agent.names import route_key
 from conprof_core.agent.security import Guard
@@ -107,6 +108,9 @@ class Api:
 
     def labels(self, parameters: Parameters) -> dict[str, Any]:
         return {"labels": query.labels(self._store, parse_selection(parameters))}
+
+    def losses(self, parameters: Parameters) -> dict[str, Any]:
+        return losses(self._store, parse_selection(parameters))
 
     def table(self, parameters: Parameters) -> dict[str, Any]:
         key = parameters.get("by", [route_key])[-1]
@@ -207,11 +211,13 @@ def create_app(store: Store, writer: Writer, token: str | None = None) -> Starle
     """Return the application of one agent."""
     intake = Intake(store, writer)
     api = Api(store, writer, intake)
-    queries = ("status", "services", "labels", "table", "series", "flamegraph", "top", "diff")
+    queries = ("services", "labels", "losses", "table", "series", "flamegraph", "top", "diff")
     routes = [Route(path, intake.handle, methods=["POST", "PUT"]) for path in _INTAKE_PATHS[:1]]
     routes.append(Route("/info", _info))
-    for name in (*queries, "profile"):
+    for name in ("status", *queries, "profile"):
         routes.append(Route(f"/api/v1/{name}", api.endpoint(getattr(api, name))))
+    # Where `go tool pprof http://host:port` looks when it is given no path.
+    routes.append(Route("/debug/pprof/profile", api.endpoint(api.profile)))
     routes.append(Route("/{name:path}", viewer_file))
     return Starlette(
         routes=routes,

@@ -17,11 +17,14 @@ __all__ = ["Event", "parse_event", "parse_fields"]
 _TIME: Final = re.compile(
     r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:?\d\d)?", re.ASCII
 )
+_COUNT: Final = re.compile(r"\d{1,15}", re.ASCII)
 
 # Tags that change with every upload: they would make every window a process of its own.
 _VOLATILE: Final = frozenset(
     {"profile_seq", "profile_id", "_dd.profiler.go_execution_trace_enabled"}
 )
+# Tags that count what the window lost: about the window, not about the process.
+_COUNTED: Final = "conprof_lost_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,8 @@ class Event:
 
     Attributes:
         start_ns, end_ns: unix time; 0 when the event does not say.
-        counters: integers under ``internal``: what the probe took and lost.
+        counters: integers under ``internal``, and of the tags ``conprof_lost_<reason>``, under
+            ``lost.<reason>``: what the probe took and lost.
         endpoints: route → requests it served in the window.
     """
 
@@ -95,10 +99,14 @@ def _event(
     endpoints: dict[str, int],
 ) -> Event:
     tags: dict[str, str] = {}
+    lost: dict[str, int] = {}
     for tag in raw_tags[: limits.MAX_TAGS]:
         key, colon, value = tag.strip().partition(":")
         key, value = clean(key, limits.MAX_LABEL_KEY), clean(value, limits.MAX_LABEL_VALUE)
-        if colon and key and value and key not in _VOLATILE:
+        if key.startswith(_COUNTED):
+            if _COUNT.fullmatch(value):
+                lost[f"lost.{key.removeprefix(_COUNTED)}"] = int(value)
+        elif colon and key and value and key not in _VOLATILE:
             tags[key] = value  # the Go probe repeats keys; the last one counts
     # Go's tracer calls the service after the binary; what the user named is application_name.
     service = tags.get("application_name") or tags.get("service") or family or "unknown"
@@ -109,7 +117,7 @@ def _event(
         end_ns,
         clean(service, limits.MAX_LABEL_VALUE),
         tuple(sorted(tags.items())),
-        counters,
+        {key: n for key, n in counters.items() if not key.startswith("lost.")} | lost,
         endpoints,
     )
 

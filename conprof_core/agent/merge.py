@@ -41,11 +41,11 @@ def find_type(store: Store, selection: Selection) -> ProfileType | None:
     return None
 
 
-def covered(store: Store, selection: Selection) -> tuple[int, int] | None:
-    """Return the start of the first window and the end of the last, in ms; None without windows.
+def covered(store: Store, selection: Selection) -> tuple[int, int, int] | None:
+    """Return the start of the first window, the end of the last, and the longest, in ms.
 
     What rates are relative to: a range may begin long before the first upload. Label filters do not
-    narrow it.
+    narrow it. None without windows.
     """
     whole = Selection(selection.type, selection.from_s, selection.to_s, selection.service)
     spans = []
@@ -53,14 +53,17 @@ def covered(store: Store, selection: Selection) -> tuple[int, int] | None:
         row = (
             store.connection.cursor()
             .execute(
-                f"SELECT min(start_ms), max(end_ms) FROM {segment.alias}.totals "
+                f"SELECT min(start_ms), max(end_ms), max(end_ms - start_ms) FROM {segment.alias}.totals "
                 f"WHERE type = {number} AND {where}"
             )
             .fetchone()
         )
         if row and row[0] is not None:
             spans.append(row)
-    return (min(s for s, _ in spans), max(e for _, e in spans)) if spans else None
+    if not spans:
+        return None
+    starts, ends, lengths = zip(*spans, strict=True)
+    return min(starts), max(ends), max(lengths)
 
 
 def covered_ms(store: Store, selection: Selection) -> int:

@@ -285,12 +285,14 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
     A window is spread over the buckets it covers, as far as they are in the range: one as long as a
     day would otherwise become 86 400 rows. With a key, one line for each of its largest
     values and one, named ``null``, for the others. ``covered`` is from when to when there are
-    windows, in ms: the buckets at its ends are not filled to their whole width.
+    windows, in ms: the buckets at its ends are not filled to their whole width. ``window_ms`` is the
+    longest window.
     """
     step_ms = max(1, round(step_s * 1000))
     kind = find_type(store, selection)
     instant = bool(kind and kind.instant)
     groups = _Groups(key or "\0")
+    span = covered(store, selection)
     first, last = int(selection.from_s * 1000) // step_ms, int(selection.to_s * 1000) // step_ms
     answer: dict[str, Any] = {
         "unit": kind.unit if kind else "",
@@ -298,7 +300,8 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
         "start_ms": first * step_ms,
         "step_ms": step_ms,
         "buckets": last - first + 1,
-        "covered": covered(store, selection),
+        "covered": span and span[:2],
+        "window_ms": span[2] if span else 0,
         "lines": [],
     }
     overlap = f"(least(end_ms, (b + 1) * {step_ms}) - greatest(start_ms, b * {step_ms}))"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from typing import Final
 
 __all__ = ["amount", "percent", "render", "signed"]
 
@@ -12,11 +13,31 @@ _BYTES = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")
 _COUNT = ((1e9, "G"), (1e6, "M"), (1e4, "k"), (1.0, ""))
 
 
+# Units as pprof knows them, in nanoseconds or bytes.
+_SCALED: Final = {
+    "nanoseconds": (1.0, _TIME),
+    "microseconds": (1e3, _TIME),
+    "milliseconds": (1e6, _TIME),
+    "seconds": (1e9, _TIME),
+    "bytes": (1.0, _BYTES),
+    "kilobytes": (2.0**10, _BYTES),
+    "megabytes": (2.0**20, _BYTES),
+    "gigabytes": (2.0**30, _BYTES),
+    "count": (1.0, _COUNT),
+    "": (1.0, _COUNT),
+}
+
+
 def amount(value: float | None, unit: str) -> str:
-    """Return a value with three digits and the unit that fits."""
+    """Return a value with three digits and the unit that fits; a unit not known is named."""
     if value is None:
         return "-"
-    table = _TIME if unit == "nanoseconds" else _BYTES if unit == "bytes" else _COUNT
+    factor, table = _SCALED.get(unit, (1.0, _COUNT))
+    text = _digits(value * factor, table)
+    return text if unit in _SCALED else f"{text} {unit}"
+
+
+def _digits(value: float, table: Sequence[tuple[float, str]]) -> str:
     for size, suffix in table:
         if abs(value) >= size:
             scaled = value / (1e3 if suffix == "k" else size)

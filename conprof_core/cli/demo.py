@@ -28,6 +28,8 @@ __all__ = ["add_parser", "run"]
 
 _APPS: Final = ("django_shop", "flask_shop", "starlette_shop")
 _WINDOW_S: Final = 10
+# Everything there is to see; who sets the variable sees that.
+_PROFILE_TYPES: Final = "cpu,wall,heap,tasks"
 _FIRST_TABLE_S: Final = 90
 _USUAL_PORT: Final = 8307
 # Installed packages first, the source tree last: the applications come from the tree, conprof from
@@ -138,6 +140,7 @@ class _Demo:
             "BLACKFIRE_CONPROF_CPU_DURATION": str(_WINDOW_S),
             "TMPDIR": str(self._directory),
         }
+        environ.setdefault("CONPROF_PROFILE_TYPES", _PROFILE_TYPES)
         if service:
             environ["BLACKFIRE_CONPROF_APP_NAME"] = service
         with open(self._log(name), "wb") as log:

@@ -26,7 +26,6 @@ export function selection({ range = selected(), labels = state.labels } = {}) {
   return p;
 }
 
-/** A selection as the server wants it: windows count in whole seconds. */
 export const status = () => get("status", "");
 export const services = (from, to) =>
   get("services", new URLSearchParams({ from: from / 1000, to: to / 1000 }));
@@ -35,11 +34,13 @@ export const labels = () => {
   p.delete("label");
   return get("labels", p);
 };
-export const table = (by) => {
-  const p = selection();
+/** Rows of a label; `base` asks for what a comparison compares with. */
+export const table = (by, base = null) => {
+  const p = selection(base ? baseOf(base) : {});
   p.set("by", by);
-  return get("table", p);
+  return get("table", p, base ? "table of the base" : "table");
 };
+export const losses = () => get("losses", selection());
 export const series = (by, step) => {
   const p = selection({ range: outer() });
   if (by) p.set("by", by);
@@ -53,21 +54,27 @@ export const top = (limit = 1000) => {
   return get("top", p);
 };
 
+/** What differs between a selection and what it is compared with: its range, or a label. */
+function baseOf(base) {
+  if (base.from) return { range: [base.from, base.to] };
+  return { labels: withLabel(state.labels, base.key, [base.value]) };
+}
+
 /** Parameters of a comparison: the selection, and under "base." what it is compared with. */
 export function comparison(base) {
   const p = selection();
-  if (base.from) {
-    p.set("base.from", base.from / 1000);
-    p.set("base.to", base.to / 1000);
-  } else {
-    for (const label of withLabel(state.labels, base.key, [base.value])) p.append("base.label", label);
+  const { range, labels = [] } = baseOf(base);
+  if (range) {
+    p.set("base.from", range[0] / 1000);
+    p.set("base.to", range[1] / 1000);
   }
+  for (const label of labels) p.append("base.label", label);
   return p;
 }
 export const diff = (base) => get("diff", comparison(base));
 
-export function exportAddress(format) {
-  const p = selection();
+export function exportAddress(format, base = null) {
+  const p = selection(base ? baseOf(base) : {});
   p.set("format", format);
   return new URL(`api/v1/flamegraph?${p}`, location.href).href;
 }

@@ -29,7 +29,7 @@ const timeline = new Timeline({
   },
   clear: () => set({ from: null, to: null }),
 });
-const views = { routes: routesView(shared), flame: singleFlame(), top: topView(), diff: diffView() };
+const views = { routes: routesView(shared), flame: singleFlame(), top: topView(), diff: diffView(shared) };
 const bar = header({ onTheme: nextTheme });
 const filters = filterBar();
 const tabs = h("div", { class: "tabs", role: "tablist", "aria-label": "Views" }, VIEWS.map(([name, title]) =>
@@ -79,7 +79,8 @@ function drawChrome() {
   const [from, to] = selected();
   rangeText.hidden = state.from === null;
   fill(rangeText, `${format.range(from, to)} · ${format.duration((to - from) / 1000)}`, h("span", { class: "x" }, "×"));
-  document.title = state.service ? `${state.service} · ${format.typeName(state.type)} · conprof` : "conprof";
+  const language = services.find((s) => s.name === state.service)?.language;
+  document.title = state.service ? `${state.service} · ${format.typeName(state.type, language)} · conprof` : "conprof";
 }
 
 function drawTimeline() {
@@ -148,14 +149,30 @@ async function load({ quiet = false } = {}) {
   }
 }
 
+// Weight of these samples went to the next one: sums are exact, places are coarser.
+const CARRIED = new Set(["timer_overruns", "walks_carried", "ring_full_carried"]);
+
+/** What is missing from the range, or was merged, by the probes' own account. */
+function lostNote(reasons) {
+  const rows = Object.entries(reasons);
+  if (!rows.length) return null;
+  const lost = rows.filter(([name]) => !CARRIED.has(name));
+  const shown = lost.length ? lost : rows;
+  const sum = format.amount(shown.reduce((total, [, n]) => total + n, 0), "count");
+  const spoken = ([name, n]) => `${format.amount(n, "count")} ${name.replaceAll("_", " ")}`;
+  return h("span", { class: lost.length ? "help-text warn" : "help-text", title: rows.map(spoken).join("\n") },
+    lost.length ? `lost or cut short: ${lost.slice(0, 3).map(spoken).join(", ")}` : `${sum} samples merged, sums exact`);
+}
+
 async function drawFoot() {
-  const s = await api.status().catch(() => null);
+  const [s, lost] = await Promise.all([api.status(), api.losses()]).catch(() => []);
   if (!s) return;
   const found = services.find((each) => each.name === state.service);
   fill(foot,
     h("span", {}, `conprof ${s.version}`),
     found && h("span", {}, `${found.processes} ${found.processes === 1 ? "process" : "processes"} in range`),
     h("span", {}, `${format.amount(s.store.bytes, "bytes")} stored, kept ${s.store.keep_days} days`),
+    lostNote(lost.reasons),
     s.uploads.refused > 0 && h("span", { class: "warn", title: s.uploads.last_refusal }, `${s.uploads.refused} uploads refused`),
     h("span", { class: "grow" }),
     h("button", { class: "link", onclick: showHelp }, "Keyboard ?"));

@@ -12,28 +12,35 @@ export const isDark = () => {
   return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 };
 
+// From and width of the hues of a kind, and (saturation, lightness, ± of lightness) in light and dark.
+const TONES = {
+  own: { hues: [348, 66], light: [82, 74, 1], dark: [52, 51, 1] }, // rose through orange to amber
+  library: { hues: [165, 75], light: [34, 82, 1], dark: [24, 39, 1] }, // green-blue to blue
+  stdlib: { hues: [250, 40], light: [26, 87, 0.5], dark: [13, 38, 1] },
+};
+
+function tone(kind, at, wobble, dark) {
+  const [saturation, lightness, spread] = TONES[kind][dark ? "dark" : "light"];
+  return `hsl(${(TONES[kind].hues[0] + at) % 360} ${saturation}% ${lightness + wobble * spread}%)`;
+}
+
 /** Fill colours for functions ([name, file, module, kind]), by module or by own against foreign. */
 export function frameColour([, , module, kind], mode, dark) {
-  const n = hash(module);
   if (mode === "own") {
     if (kind === "own") return dark ? "hsl(28 62% 52%)" : "hsl(30 88% 68%)";
     if (kind === "library") return dark ? "hsl(214 14% 36%)" : "hsl(214 22% 86%)";
     return dark ? "hsl(220 6% 30%)" : "hsl(220 9% 91%)";
   }
-  const wobble = ((n >>> 8) % 9) - 4;
-  if (kind === "own") {
-    const hue = (348 + (n % 66)) % 360; // rose through orange to amber
-    return dark ? `hsl(${hue} 52% ${51 + wobble}%)` : `hsl(${hue} 82% ${74 + wobble}%)`;
-  }
-  if (kind === "library") {
-    const hue = 165 + (n % 75); // green-blue to blue
-    return dark ? `hsl(${hue} 24% ${39 + wobble}%)` : `hsl(${hue} 34% ${82 + wobble}%)`;
-  }
-  if (kind === "stdlib") {
-    const hue = 250 + (n % 40);
-    return dark ? `hsl(${hue} 13% ${38 + wobble}%)` : `hsl(${hue} 26% ${87 + wobble / 2}%)`;
-  }
-  return dark ? "hsl(220 5% 34%)" : "hsl(220 8% 88%)";
+  if (!(kind in TONES)) return dark ? "hsl(220 5% 34%)" : "hsl(220 8% 88%)";
+  const n = hash(module);
+  return tone(kind, n % TONES[kind].hues[1], ((n >>> 8) % 9) - 4, dark);
+}
+
+/** What a kind looks like in a legend. */
+export function swatch(kind, mode, dark) {
+  if (mode === "own") return frameColour(["", "", "", kind], mode, dark);
+  const stops = [0, 0.5, 1].map((at) => tone(kind, at * TONES[kind].hues[1], 0, dark));
+  return `linear-gradient(90deg, ${stops.join(", ")})`;
 }
 
 /** Colour of a change from -1 (gone) through 0 to 1 (new): blue for less, red for more. */

@@ -12,25 +12,34 @@ function digits(x) {
 
 function scale(value, table) {
   const size = Math.abs(value);
+  if (table === COUNT && size < 1e4 && Number.isInteger(value)) return [String(value), ""];
   for (const [from, unit, by] of table) if (size >= from) return [digits(value / (by ?? from)), unit];
   const last = table[table.length - 1];
   return value === 0 ? ["0", ""] : [digits(value / last[0]), last[1]];
 }
 
-/** A value of a profile type: "1.24 s", "3.10 MiB", "12.3 k". */
+// Units as pprof knows them, in nanoseconds or bytes.
+const SCALED = {
+  microseconds: [1e3, TIME], milliseconds: [1e6, TIME], seconds: [1e9, TIME],
+  kilobytes: [1024, BYTES], megabytes: [1024 ** 2, BYTES], gigabytes: [1024 ** 3, BYTES],
+  nanoseconds: [1, TIME], bytes: [1, BYTES], count: [1, COUNT], "": [1, COUNT],
+};
+
+/** A value of a profile type: "1.24 s", "3.10 MiB", "12.3 k"; a unit not known is named. */
 export function amount(value, unit) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  const table = unit === "nanoseconds" ? TIME : unit === "bytes" ? BYTES : COUNT;
-  const [number, suffix] = scale(value, table);
-  return suffix ? `${number}\u2009${suffix}` : number;
+  const [factor, table] = SCALED[unit] ?? [1, COUNT];
+  const [number, suffix] = scale(value * factor, table);
+  const text = suffix ? `${number}\u2009${suffix}` : number;
+  return unit in SCALED ? text : `${text} ${unit}`;
 }
 
-/** A value per second. CPU time per second is shown as cores: what a scheduler sees. */
+export const isTime = (unit) => SCALED[unit]?.[1] === TIME;
+
+/** A value per second; a state is what it is. */
 export function rate(value, unit, instant = false) {
   if (value === null || value === undefined) return "–";
-  if (instant) return amount(value, unit);
-  if (unit === "nanoseconds") return `${amount(value, unit)}/s`;
-  return `${amount(value, unit)}/s`;
+  return instant ? amount(value, unit) : `${amount(value, unit)}/s`;
 }
 
 export function percent(share) {
@@ -75,12 +84,16 @@ const TYPES = {
   cpu: "CPU time", cpu_samples: "CPU samples", wall: "Wall time", wall_samples: "Wall samples",
   alloc_space: "Allocated memory", alloc_objects: "Allocations", heap_space: "Live heap",
   heap_objects: "Live objects", lock_wait: "Lock wait", lock_hold: "Lock hold",
+  loop_blocked: "Event loop blocked", gc_pause: "GC pauses",
   lock_acquires: "Lock acquisitions", lock_releases: "Lock releases", exceptions: "Exceptions",
   goroutines: "Goroutines", leaked_goroutines: "Leaked goroutines", tasks: "Tasks", gil_wait: "GIL wait",
   mutex_delay: "Mutex wait", mutex_contentions: "Mutex contentions",
   block_delay: "Blocking wait", block_contentions: "Blocking events",
 };
-export const typeName = (name) => TYPES[name] ?? name.replaceAll("_", " ");
+const spoken = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+/** The name of a type; the wire of Go's probe calls what Python has goroutines as well. */
+export const typeName = (name, language = "") =>
+  (name === "goroutines" && language === "python" ? "Threads and tasks" : TYPES[name] ?? spoken(name));
 
 const KEYS = { "http.route": "Route", "http.request.method": "Method", thread: "Thread" };
 export const keyName = (key) => KEYS[key] ?? key;

@@ -33,9 +33,11 @@ export function header({ onTheme }) {
   function update(services) {
     fill(service, services.map((s) => h("option", { value: s.name, selected: s.name === state.service }, s.name)));
     service.hidden = !services.length;
-    const types = services.find((s) => s.name === state.service)?.types.filter((t) => t.total || t.name === state.type) ?? [];
-    fill(type, types.map((t) =>
-      h("option", { value: t.name, selected: t.name === state.type, title: t.original }, format.typeName(t.name))));
+    const known = services.find((s) => s.name === state.service);
+    const types = known?.types.filter((t) => t.total || t.name === state.type) ?? [];
+    fill(type, types.map((t) => h("option", {
+      value: t.name, selected: t.name === state.type, title: t.original,
+    }, format.typeName(t.name, known.language))));
     type.hidden = !types.length;
     fill(spans, SPANS.map(([seconds, text]) => h("button", {
       class: "segment", "aria-pressed": String(state.span === seconds && state.from === null),
@@ -64,15 +66,21 @@ async function copyLink() {
   }
 }
 
+// An address goes into single quotes of a shell.
+const quoted = (address) => address.replaceAll("'", "%27");
+
 function exports(close) {
   const entry = (format_, title, what) => h("a", {
     class: "item", href: api.exportAddress(format_), download: "", onclick: () => close(),
   }, title, h("span", { class: "faint" }, what));
-  const command = `go tool pprof -http=: '${api.exportAddress("pprof")}'`;
+  const isDiff = state.view === "diff" && state.base;
+  const base = isDiff ? `-diff_base '${quoted(api.exportAddress("pprof", state.base))}' ` : "";
+  const command = `go tool pprof -http=: ${base}'${quoted(api.exportAddress("pprof"))}'`;
   return h("div", { class: "exports" },
     entry("pprof", "pprof", "go tool pprof, Parca, Pyroscope"),
     entry("speedscope", "speedscope", "speedscope.app"),
     entry("folded", "folded", "flamegraph.pl, inferno"),
+    isDiff && h("p", { class: "note padded" }, "The files hold the selection; the command compares it with the baseline."),
     item("Copy the go tool pprof command", async () => {
       await navigator.clipboard.writeText(command).then(() => announce("Command copied"), () => announce(command));
       close();

@@ -28,10 +28,10 @@ export function scaleEnds(d) {
   return d;
 }
 
-/** Whether any window covers a part of a bucket: outside, a zero says nothing. */
-export function isCovered(d, i) {
+/** The part of a bucket, from 0 to 1, that windows cover: outside, a zero says nothing. */
+export function coveredShare(d, i) {
   const [left, right] = coveredPart(d, i);
-  return left < right;
+  return Math.max(0, right - left) / d.step_ms;
 }
 
 /** From when to when, in ms, windows cover a bucket. */

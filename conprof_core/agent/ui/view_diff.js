@@ -1,34 +1,31 @@
 // Two selections beside each other: an earlier range, or another value of a label.
 import * as api from "./api.js";
-import { fill, h } from "./dom.js";
+import { changeColour, isDark } from "./colors.js";
+import { functionsTable, labelsTable, part } from "./diff_tables.js";
+import { announce, fill, h } from "./dom.js";
 import * as format from "./format.js";
+import { growth } from "./growth.js";
 import { selected, set, splitLabel, state, withLabel } from "./state.js";
-import { Table } from "./table.js";
-import { functionCell } from "./view_top.js";
 import { flameView } from "./view_flame.js";
 
-export function diffView() {
+export function diffView(shared) {
   let answer = null;
+  let sides = null; // the tables by label of both sides, or null
+  let keys = [];
   const head = h("div", { class: "toolbar compare" });
-  const tableBox = h("div");
-  const empty = h("div", { class: "empty small" },
-    h("h2", {}, "Compare with what?"),
-    h("p", {}, "Hold Shift and drag on the timeline, or choose here:"),
-    h("div", { class: "choices" },
-      h("button", { class: "primary", onclick: previous }, "The range before this one"),
-      h("button", { class: "quiet", onclick: dayBefore }, "Same time yesterday")));
+  const functionsBox = h("div");
+  const labelsBox = h("div");
   const flame = flameView({
     load: async () => (answer = await api.diff(state.base)),
     compare: (a) => ({ scales: scalesOf(a), show: showScaled(a) }),
     legend: () => [
-      h("span", {}, h("i", { class: "swatch less" }), "less than the baseline"),
-      h("span", {}, h("i", { class: "swatch same" }), "as before"),
-      h("span", {}, h("i", { class: "swatch rise" }), "more"),
+      [[-1, "less than the baseline"], [0, "as before"], [1, "more"]].map(([change, what]) =>
+        h("span", {}, h("i", { class: "swatch", style: { background: changeColour(change, isDark()) } }), what)),
       h("span", { class: "faint" }, "width: both sides together"),
     ],
     label: "Difference",
   });
-  const full = h("div", {}, flame.element, h("h3", { class: "half changed" }, "Functions that changed most"), tableBox);
+  const full = h("div", {}, labelsBox, flame.element, functionsBox);
   const body = h("div");
   const element = h("section", { class: "view", "aria-label": "Compare" }, head, body);
 
@@ -52,9 +49,30 @@ export function diffView() {
     set({ base: { from: from - 86400000, to: to - 86400000 }, from, to });
   }
 
-  async function labelPicker() {
-    const { labels } = await api.labels();
-    const many = labels.filter((l) => l.values.length > 1);
+  function grown() {
+    const ends = growth(shared.series(state.by), selected());
+    if (ends) set({ ...ends, measure: "rate" });
+    else announce("No window in this range");
+  }
+
+  const isState = () => Boolean(shared.series(state.by)?.instant);
+  const choose = () => h("div", { class: "empty small" },
+    h("h2", {}, "Compare with what?"),
+    h("p", {}, "Hold Shift and drag on the timeline, or choose here:"),
+    h("div", { class: "choices" },
+      isState() && h("button", { class: "primary", onclick: grown }, "What grew in this range"),
+      h("button", { class: isState() ? "quiet" : "primary", onclick: previous }, "The range before this one"),
+      h("button", { class: "quiet", onclick: dayBefore }, "Same time yesterday")));
+  const nothing = () => h("div", { class: "empty small" },
+    h("h2", {}, "Nothing on either side"),
+    h("p", {}, state.labels.length
+      ? "No sample with these labels lies in the selection or in the baseline."
+      : "No window lies in the selection or in the baseline: their middles count. Choose longer ranges."),
+    h("div", { class: "choices" },
+      h("button", { class: "primary", onclick: () => set({ base: null, from: null, to: null }) }, "Choose again")));
+
+  function labelPicker() {
+    const many = keys.filter((l) => l.values.length > 1);
     const key = h("select", { class: "picker", "aria-label": "Label to compare by" });
     const left = h("select", { class: "picker", "aria-label": "Baseline value" });
     const right = h("select", { class: "picker", "aria-label": "Selected value" });
@@ -83,19 +101,22 @@ export function diffView() {
     return [key, left, right];
   }
 
-  async function drawHead() {
+  function drawHead() {
     const measure = h("select", {
       class: "picker", "aria-label": "Compare by",
       onchange: () => set({ measure: measure.value }, { replace: true }),
-    }, h("option", { value: "rate", selected: state.measure === "rate" }, "per second"),
+    }, h("option", { value: "rate", selected: state.measure === "rate" }, isState() ? "average" : "per second"),
       h("option", { value: "share", selected: state.measure === "share" }, "share of the total"));
-    const pickers = await labelPicker();
     fill(head,
+      isState() && h("button", { class: "quiet", onclick: grown, title: "The end of the range against its beginning" }, "What grew"),
       h("button", { class: "quiet", onclick: previous }, "Previous range"),
       h("button", { class: "quiet", onclick: dayBefore }, "Yesterday"),
-      pickers, h("span", { class: "grow" }), measure,
+      labelPicker(), h("span", { class: "grow" }), measure,
       state.base && h("button", { class: "quiet", onclick: () => set({ base: null }) }, "Clear"));
   }
+
+  const side = (title, what, value, className) => h("div", { class: `side ${className}` },
+    h("span", { class: "side-title" }, title), h("span", { class: "side-what" }, what), h("b", {}, value));
 
   function summary() {
     const text = showScaled(answer);
@@ -105,59 +126,56 @@ export function diffView() {
     const [from, to] = selected();
     const nameOf = (base) => (base.from ? format.range(base.from, base.to) : `${format.keyName(base.key)} ${base.value || "none"}`);
     const own = state.base.key ? state.labels.map(splitLabel).find((l) => l.key === state.base.key) : null;
+    const difference = format.signed(text(Math.abs(now - before)), now - before);
     return h("div", { class: "versus" },
       side("Baseline", nameOf(state.base), text(before), "base"),
       side("Selection", own ? nameOf(own) : format.range(from, to), text(now), "accent"),
-      h("div", { class: "side" }, h("span", { class: "side-title" }, "Change"),
-        before
-          ? h("b", { class: now > before ? "more" : "fewer" }, format.signed(format.percent(Math.abs(now / before - 1)), now - before))
-          : h("span", { class: "faint" }, "nothing in the baseline")));
+      h("div", { class: "side" }, h("span", { class: "side-title" }, answer.instant ? "Growth" : "Change"),
+        h("span", { class: "side-what" }, before ? difference : "nothing in the baseline"),
+        before > 0 && h("b", { class: now > before ? "more" : "fewer" }, format.signed(format.percent(Math.abs(now / before - 1)), now - before))));
   }
 
-  function drawTable() {
-    const scales = scalesOf(answer);
+  function drawTables() {
     const text = showScaled(answer);
-    const rows = flame.tree().top()
-      .filter((row) => row.f !== 0)
-      .map((row) => ({ ...row, now: row.self * scales[0], before: row.base_self * scales[1], change: row.self * scales[0] - row.base_self * scales[1] }))
-      .filter((row) => row.now || row.before);
-    const table = new Table([
-      { key: "function", title: "Function", class: "name", value: (r) => r.function, cell: functionCell },
-      { key: "before", title: "Baseline, self", numeric: true, value: (r) => r.before, cell: (r) => text(r.before) },
-      { key: "now", title: "Selection, self", numeric: true, value: (r) => r.now, cell: (r) => text(r.now) },
-      {
-        key: "size", title: "Change", numeric: true, value: (r) => Math.abs(r.change),
-        cell: (r) => h("span", { class: r.change > 0 ? "more" : r.change < 0 ? "fewer" : "" }, format.signed(text(Math.abs(r.change)), r.change)),
-      },
-      {
-        key: "relative", title: "Relative", numeric: true, value: (r) => (r.before ? r.now / r.before : Infinity),
-        cell: (r) => (!r.before ? "new" : !r.now ? "gone" : format.signed(format.percent(Math.abs(r.now / r.before - 1)), r.now - r.before)),
-      },
-    ], { label: "Changed functions", sort: "-size", onRow: (row) => set({ focus: `${row.function}\u0001${row.file}` }), empty: "Nothing to compare." });
-    table.setRows(rows.slice(0, 2000));
-    fill(tableBox, table.element);
+    const scales = scalesOf(answer);
+    const verb = answer.instant ? "grew" : "changed";
+    fill(functionsBox, part(`Functions that ${verb} most`, null,
+      functionsTable(flame.tree(), scales, text, answer.instant, (row) => set({ focus: `${row.function}\u0001${row.file}` }))));
+    if (!sides) {
+      fill(labelsBox);
+      return;
+    }
+    const by = h("select", { class: "picker", "aria-label": "Changes by", onchange: () => set({ by: by.value }) },
+      [...new Set(["http.route", state.by, ...keys.map((l) => l.key)])].filter((key) => key !== state.base.key)
+        .map((key) => h("option", { value: key, selected: key === state.by }, format.keyName(key))));
+    fill(labelsBox, part(`What ${verb} most`, h("label", { class: "field" }, "by", by),
+      labelsTable(...sides, scales, text, answer.instant,
+        (row) => set({ labels: withLabel(state.labels, state.by, [row.value]), zoom: "", focus: "" }))));
   }
-
-  const side = (title, what, value, className) => h("div", { class: `side ${className}` },
-    h("span", { class: "side-title" }, title), h("span", { class: "side-what" }, what), h("b", {}, value));
 
   function draw() {
     if (!state.base || !answer) return;
+    if (!answer.total && !answer.base_total) {
+      fill(body, nothing());
+      return;
+    }
     fill(body, summary(), full);
-    drawTable();
+    drawTables();
   }
 
   return {
     element,
     async load() {
-      await drawHead();
+      keys = (await api.labels()).labels;
+      drawHead();
       if (!state.base) {
         answer = null;
-        fill(body, empty);
+        fill(body, choose());
         return;
       }
-      await flame.load();
-      head.querySelector("option[value=rate]").textContent = answer.instant ? "average" : "per second";
+      const grouped = state.base.key === state.by ? [] : [api.table(state.by), api.table(state.by, state.base)];
+      const [, ...tables] = await Promise.all([flame.load(), ...grouped]);
+      sides = tables.length ? tables : null;
       draw();
     },
     redraw() {
@@ -165,6 +183,7 @@ export function diffView() {
       draw();
     },
     focusSearch: flame.focusSearch,
+    toggleInvert: flame.toggleInvert,
     graph: flame.graph,
   };
 }

@@ -1,5 +1,6 @@
 // The flame graph with its tools: search, invert, colours, sandwich.
 import * as api from "./api.js";
+import { isDark, swatch } from "./colors.js";
 import { fill, h } from "./dom.js";
 import { FlameGraph } from "./flamegraph.js";
 import * as format from "./format.js";
@@ -115,7 +116,7 @@ export function flameView({ load, compare = () => null, legend = null, label = "
     if (legend) fill(key, legend(answer));
     else {
       fill(key, ["own", "library", "stdlib"].map((kind) =>
-        h("span", {}, h("i", { class: `swatch ${kind}` }),
+        h("span", {}, h("i", { class: "swatch", style: { background: swatch(kind, state.colour, isDark()) } }),
           { own: "own code", library: "libraries", stdlib: "standard library" }[kind])));
     }
   }

@@ -3,9 +3,10 @@ import * as api from "./api.js";
 import { category, isDark } from "./colors.js";
 import { fill, h } from "./dom.js";
 import * as format from "./format.js";
-import { set, state, withLabel } from "./state.js";
+import { growth } from "./growth.js";
+import { selected, set, state, withLabel } from "./state.js";
 import { shareBar, Table } from "./table.js";
-import { isCovered } from "./timeline.js";
+import { coveredShare } from "./timeline.js";
 
 export function routesView(shared) {
   let answer = null;
@@ -14,15 +15,22 @@ export function routesView(shared) {
     onchange: () => set({ by: by.value, sort: "" }),
   });
   const note = h("span", { class: "note" });
+  const grew = h("button", {
+    class: "quiet", title: "What leaks? The end of the range against its beginning",
+    onclick: () => {
+      const ends = growth(shared.series(answer.by), selected());
+      set({ ...ends, view: "diff", measure: "rate" });
+    },
+  }, "What grew?");
   const box = h("div");
   const element = h("section", { class: "view", "aria-label": "Routes" },
-    h("div", { class: "toolbar" }, h("label", { class: "field" }, "By", by), h("span", { class: "grow" }), note), box);
+    h("div", { class: "toolbar" }, h("label", { class: "field" }, "By", by), grew, h("span", { class: "grow" }), note), box);
   let table = null;
 
   function columns() {
     const unit = answer.unit;
     const name = format.keyName(answer.by);
-    const what = unit === "nanoseconds" ? format.typeName(state.type).replace(" time", "") : format.typeName(state.type);
+    const what = format.isTime(unit) ? format.typeName(state.type).replace(" time", "") : format.typeName(state.type);
     const hasRequests = answer.rows.some((row) => row.per_request !== null);
     const list = [
       {
@@ -56,7 +64,7 @@ export function routesView(shared) {
         cell: (r) => format.rate(r.p95, unit, answer.instant),
       },
       { key: "total", title: answer.instant ? "Average" : "Total", numeric: true, value: (r) => r.total, cell: (r) => format.amount(r.total, unit) },
-      { key: "trend", title: "Trend", cell: (r) => spark(r.value), class: "spark-cell" },
+      { key: "trend", title: "Trend", hint: "Over the time that uploads cover", cell: (r) => spark(r.value), class: "spark-cell" },
     );
     return list;
   }
@@ -71,12 +79,13 @@ export function routesView(shared) {
     const series = shared.series(answer.by);
     const line = series?.lines.find((each) => each.value === value);
     if (!line) return "";
-    const peak = Math.max(...line.values) || 1;
+    // A bucket that is hardly covered, as the newest one often is, would show as a drop.
+    const values = line.values.filter((_, i) => coveredShare(series, i) >= 0.5);
+    if (values.length < 2) return "";
+    const peak = Math.max(...values) || 1;
     const width = 96;
-    const n = line.values.length;
-    const points = line.values
-      .map((v, i) => isCovered(series, i) && `${((i / Math.max(1, n - 1)) * width).toFixed(1)},${(21 - (v / peak) * 19).toFixed(1)}`)
-      .filter(Boolean);
+    const points = values.map((v, i) =>
+      `${((i / (values.length - 1)) * (width - 2) + 1).toFixed(1)},${(21 - (v / peak) * 19).toFixed(1)}`);
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", `0 0 ${width} 22`);
     svg.setAttribute("class", "spark");
@@ -100,6 +109,7 @@ export function routesView(shared) {
     });
     table.setRows(answer.rows);
     fill(box, table.element);
+    grew.hidden = !answer.instant || !answer.rows.length;
     const many = answer.distinct === 1 ? "1 row" : `${answer.distinct ?? 0} rows`;
     note.textContent = answer.rows.length
       ? `${format.amount(answer.total, answer.unit)} ${answer.instant ? "on average over" : "in"} ${format.duration(answer.covered_s)} covered by uploads · ${many}` : "";
