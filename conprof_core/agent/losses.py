@@ -27,11 +27,12 @@ def losses(store: Store, selection: Selection) -> dict[str, Any]:
         if where is None:
             continue
         # Most windows count alike: a text that comes again is read once.
+        counted = f"CASE WHEN contains(counters, '\"{_PREFIX}') THEN counters ELSE '' END"
         rows = (
             store.connection.cursor()
             .execute(
-                f"SELECT CASE WHEN contains(counters, '\"{_PREFIX}') THEN counters ELSE '' END AS c, "
-                f"count(*) FROM {segment.alias}.windows WHERE {where} GROUP BY c"
+                f"SELECT {counted} AS text, count(*) FROM {segment.alias}.windows "
+                f"WHERE {where} GROUP BY text"
             )
             .fetchall()
         )

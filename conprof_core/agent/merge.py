@@ -53,8 +53,8 @@ def covered(store: Store, selection: Selection) -> tuple[int, int, int] | None:
         row = (
             store.connection.cursor()
             .execute(
-                f"SELECT min(start_ms), max(end_ms), max(end_ms - start_ms) FROM {segment.alias}.totals "
-                f"WHERE type = {number} AND {where}"
+                f"SELECT min(start_ms), max(end_ms), max(end_ms - start_ms) "
+                f"FROM {segment.alias}.totals WHERE type = {number} AND {where}"
             )
             .fetchone()
         )

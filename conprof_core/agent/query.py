@@ -285,8 +285,8 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
     A window is spread over the buckets it covers, as far as they are in the range: one as long as a
     day would otherwise become 86 400 rows. With a key, one line for each of its largest
     values and one, named ``null``, for the others. ``covered`` is from when to when there are
-    windows, in ms: the buckets at its ends are not filled to their whole width. ``window_ms`` is the
-    longest window.
+    windows, in ms: the buckets at its ends are not filled to their whole width. ``window_ms`` is
+    the longest window.
     """
     step_ms = max(1, round(step_s * 1000))
     kind = find_type(store, selection)

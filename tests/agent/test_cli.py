@@ -13,6 +13,7 @@ from support import agent as make
 
 from conprof_core.agent.standalone import page
 from conprof_core.cli import main
+from conprof_core.cli._tables import amount
 from conprof_core.cli.agent import parse_size
 
 
@@ -83,6 +84,13 @@ def test_a_missing_extra_is_named(verb: str) -> None:
     assert done.returncode == 2
     assert "pip install 'conprof[agent]'" in done.stderr
     assert "duckdb" in done.stderr
+
+
+def test_units_of_pprof_are_read_and_others_named() -> None:
+    assert amount(1_500_000, "nanoseconds") == amount(1500, "microseconds") == "1.50 ms"
+    assert amount(3 << 20, "bytes") == amount(3, "megabytes") == "3.00 MiB"
+    assert amount(12, "furlongs") == "12.0 furlongs"
+    assert amount(0, "") == "0"
 
 
 def test_sizes() -> None:

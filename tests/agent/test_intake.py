@@ -113,6 +113,39 @@ def test_takes_the_older_form_fields() -> None:
     assert values(upload)["cpu"] == 100_000_000
 
 
+def test_what_a_window_lost_is_no_label_of_the_process() -> None:
+    tags = "service:shop,conprof_lost_truncated:12,conprof_lost_odd:-1,conprof_lost_x:,host:web-1"
+    internal = {"sample_count": 3, "lost.truncated": 99}
+    upload = parse(make.upload(NOW, tags_profiler=tags, internal=internal))
+    assert dict(upload.tags) == {"service": "shop", "host": "web-1", "language": "python"}
+    assert upload.counters == {"sample_count": 3, "lost.truncated": 12}
+
+
+@pytest.mark.parametrize(
+    ("wire", "unit", "own"),
+    [
+        ("lock-acquire-wait", "nanoseconds", "lock_wait"),
+        ("lock_wait", "nanoseconds", "lock_wait"),
+        ("loop_blocked", "nanoseconds", "loop_blocked"),
+        ("gc-pause", "nanoseconds", "gc_pause"),
+        ("Some Other/Type", "furlongs", "some_other_type"),
+        ("\u202e<b>", "", "b"),
+        ("…", "", "other"),
+    ],
+)
+def test_a_type_nobody_foresaw_is_kept_under_a_plain_name(wire: str, unit: str, own: str) -> None:
+    body = make.pprof(((wire, unit),), [([make.MAIN], {}, [7])])
+    upload = parse(
+        make.multipart(
+            make.part("event", make.event(NOW), "event.json"),
+            make.part("profile.pprof", body, "profile.pprof"),
+        )
+    )
+    ((kind,), _) = upload.profiles[0]
+    assert (kind.name, kind.unit, kind.instant) == (own, unit, False)
+    assert values(upload) == {own: 7}
+
+
 def test_equal_stacks_are_added_and_ids_of_spans_are_dropped() -> None:
     stack = [make.MAIN, make.HOT]
     content = [(stack, {"span id": str(n), "task name": f"Task-{n}"}, [1, 1]) for n in range(50)]

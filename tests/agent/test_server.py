@@ -52,6 +52,23 @@ def test_every_query_answers(agent: make.Agent) -> None:
     assert agent.get("status")["uploads"]["stored"] >= 4
 
 
+def test_a_process_stays_one_whatever_its_windows_lost(tmp_path: Path) -> None:
+    now = time.time()
+    with make.Agent(tmp_path) as agent:
+        for n in range(4):
+            tags = f"service:shop,process_id:7,conprof_lost_truncated:{n},conprof_lost_late:2"
+            assert agent.post(make.upload(now - n * 10, tags_profiler=tags))[0] == 200
+        assert agent.post(make.upload(now, tags_profiler="service:other"))[0] == 200
+        services = {entry["name"]: entry for entry in agent.get("services")["services"]}
+        assert services["shop"]["processes"] == 1
+        keys = {entry["key"] for entry in agent.get("labels", service="shop")["labels"]}
+        assert not any("lost" in key for key in keys)
+        lost = agent.get("losses", service="shop")
+        assert lost == {"windows": 4, "reasons": {"late": 8, "truncated": 6}}
+        assert agent.get("losses", service="other") == {"windows": 1, "reasons": {}}
+        assert agent.get("losses", service="nobody")["windows"] == 0
+
+
 def test_a_difference_has_both_sides(agent: make.Agent) -> None:
     both = agent.get(
         "diff", service="shop", label="http.route=/", **{"base.label": "http.route=/cart/<int:id>"}
@@ -89,20 +106,29 @@ def test_the_pprof_tool_reads_a_selection(agent: make.Agent, tmp_path: Path) -> 
     got = subprocess.run([ROOT / ".ci" / "get-pprof"], capture_output=True, text=True, timeout=600)
     if got.returncode:
         pytest.skip(got.stderr.strip())
-    address = f"http://127.0.0.1:{agent.port}/api/v1/profile?service=shop&label=http.route=/"
+    root = f"http://127.0.0.1:{agent.port}"
     environment = {**os.environ, "HOME": str(tmp_path), "PPROF_TMPDIR": str(tmp_path)}
-    printed = subprocess.run(
-        [got.stdout.strip(), "-top", "-unit=ms", address],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
+
+    def top(*sources: str) -> str:
+        return subprocess.run(
+            [got.stdout.strip(), "-top", "-unit=ms", *sources],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    printed = top(f"{root}/api/v1/profile?service=shop&label=http.route=/")
     assert "Type: cpu" in printed
     assert "Total samples = 120ms" in printed
     assert re.search(r"^\s*120ms .* cold$", printed, re.MULTILINE), printed
     assert not re.search(r" hot$", printed, re.MULTILINE)
+    assert re.search(r"^\s*280ms .* hot$", top(f"{root}/debug/pprof/profile"), re.MULTILINE)
+    base = f"-diff_base={root}/api/v1/profile?label=http.route=/cart/%3Cint:id%3E"
+    assert re.search(
+        r"^\s*-280ms .* hot$", top(base, f"{root}/api/v1/profile?label=http.route=/"), re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(
