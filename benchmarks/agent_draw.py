@@ -20,7 +20,7 @@ import tempfile
 from playwright.sync_api import sync_playwright
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-MEASURE = """async (count) => {
+MEASURE = """async ([count, shape]) => {
   const { Tree } = await import("./tree.js");
   const { FlameGraph } = await import("./flamegraph.js");
   let seed = 7;
@@ -28,12 +28,18 @@ MEASURE = """async (count) => {
   const n = { parent: [-1], function: [0], line: [0], self: [0], total: [0] };
   const depth = [0];
   while (n.parent.length < count) {
-    const near = Math.floor(n.parent.length * (1 - random() * random() * 0.6));
-    const parent = Math.min(near, n.parent.length - 1);
-    if (depth[parent] > 60) continue;
+    let parent;
+    if (shape === "broad") {
+      // 1200 ways down, all equally wide: nothing is too small to be drawn.
+      parent = n.parent.length <= 1200 ? 0 : n.parent.length - 1200;
+    } else {
+      const near = Math.floor(n.parent.length * (1 - random() * random() * 0.6));
+      parent = Math.min(near, n.parent.length - 1);
+      if (depth[parent] > 60) continue;
+    }
     n.parent.push(parent); depth.push(depth[parent] + 1);
     n.function.push(1 + Math.floor(random() * 3000)); n.line.push(1);
-    const self = Math.ceil(1 / (random() + 0.01)); n.self.push(self); n.total.push(self);
+    const self = shape === "broad" ? 1 : Math.ceil(1 / (random() + 0.01)); n.self.push(self); n.total.push(self);
   }
   for (let i = count - 1; i > 0; i -= 1) n.total[n.parent[i]] += n.total[i];
   const functions = [["total", "", "runtime", "runtime"]];
@@ -89,14 +95,20 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1440, "height": 900}, bypass_csp=True)
             page.goto(found[0])
             page.wait_for_selector(".empty")
-            figures = page.evaluate(MEASURE, arguments.nodes)
+            figures = {
+                shape: page.evaluate(MEASURE, [arguments.nodes, shape])
+                for shape in ("ragged", "broad")
+            }
             browser.close()
         finally:
             agent.terminate()
             agent.wait(20)
-    print(f"{figures['nodes']} nodes, {figures['depth']} deep, {figures['drawn']} drawn")
-    print(f"layout {figures['layout']:.0f} ms, paint {figures['paint']:.1f} ms (median of 9)")
-    print(f"zoom {figures['fps']:.0f} frames/s")
+    for shape, found in figures.items():
+        print(
+            f"{shape}: {found['nodes']} nodes, {found['depth']} deep, {found['drawn']} drawn; "
+            f"layout {found['layout']:.0f} ms, paint {found['paint']:.1f} ms (median of 9), "
+            f"zoom {found['fps']:.0f} frames/s"
+        )
 
 
 if __name__ == "__main__":

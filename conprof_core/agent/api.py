@@ -143,7 +143,7 @@ class Api:
         merge_into(tree, self._store, selection)
         rows = tree.top()
         return self._head(selection) | {
-            "total": tree.totals[0][0],
+            "total": round(tree.totals[0][0], 3),
             "distinct": len(rows),
             "rows": rows[:count],
         }

@@ -73,11 +73,14 @@ def covered_ms(store: Store, selection: Selection) -> int:
 
 
 def _amount(store: Store, selection: Selection) -> str:
-    """Return the SQL of a group's value: a sum, or for a state its average over the time."""
+    """Return the SQL of a group's value: a sum, or for a state its average over the time.
+
+    An average is not rounded to a whole: a task that every tenth window has is a tenth of a task.
+    """
     kind = find_type(store, selection)
     if kind is None or not kind.instant:
-        return "sum(value)"
-    return f"round(sum(value * greatest(span_ms, 1)) / {max(1, covered_ms(store, selection))})"
+        return "sum(value)::BIGINT"
+    return f"sum(value * greatest(span_ms, 1))::DOUBLE / {max(1, covered_ms(store, selection))}"
 
 
 def merge_into(tree: FlameTree, store: Store, selection: Selection, column: int = 0) -> None:
@@ -87,7 +90,7 @@ def merge_into(tree: FlameTree, store: Store, selection: Selection, column: int 
         rows = (
             store.connection.cursor()
             .execute(
-                f"SELECT node, ({amount})::BIGINT FROM {segment.alias}.samples_{number} "
+                f"SELECT node, {amount} FROM {segment.alias}.samples_{number} "
                 f"WHERE {where} GROUP BY node"
             )
             .fetchall()
@@ -96,13 +99,14 @@ def merge_into(tree: FlameTree, store: Store, selection: Selection, column: int 
 
 
 def stacks(store: Store, selection: Selection) -> Iterator[tuple[tuple[Frame, ...], Labels, int]]:
-    """Yield (frames root first, labels, value), what exports are made of."""
+    """Yield (frames root first, labels, value), what exports are made of: whole numbers."""
     amount = _amount(store, selection)
     for segment, tables, number, where in places(store, selection):
         rows = (
             store.connection.cursor()
             .execute(
-                f"SELECT node, labels, ({amount})::BIGINT FROM {segment.alias}.samples_{number} "
+                f"SELECT node, labels, round({amount})::BIGINT "
+                f"FROM {segment.alias}.samples_{number} "
                 f"WHERE {where} GROUP BY node, labels ORDER BY labels, node"
             )
             .fetchall()

@@ -195,7 +195,9 @@ def table(store: Store, selection: Selection, key: str = route_key) -> dict[str,
     requests = _requests(store, selection) if key == route_key else {}
     rows: list[dict[str, Any]] = []
     for group, rates in found.items():
-        total = round(rates.weight / max(1.0, covered_s * 1000)) if instant else rates.total
+        total: float = rates.total
+        if instant:
+            total = round(rates.weight / max(1.0, covered_s * 1000), 3)
         name = groups.names[group]
         served = requests.get(name, 0)
         if not total and not served:

@@ -66,13 +66,13 @@ class Loaded:
         self.files += 1
         self.seconds += max(0, profile.duration_ns) / 1e9
 
-    def rows(self, type_name: str) -> Iterator[tuple[Stack, int]]:
+    def rows(self, type_name: str) -> Iterator[tuple[Stack, float]]:
         """Yield what is true of the whole: of a state, as live heap is, the mean of the profiles
         that tell it, where anything else is their sum."""
         kind = self.types.get(type_name)
         parts = self.counted[type_name] if kind is not None and kind.instant else 1
         for stack, value in self.values.get(type_name, {}).items():
-            yield stack, round(value / max(1, parts))
+            yield stack, value / parts if parts > 1 else value
 
     def choose(self, wanted: str | None) -> ProfileType:
         """Return the type to show: the one wanted, or the first that has values.
@@ -92,12 +92,12 @@ class Loaded:
         filled = [name for name in self.types if self.values.get(name)] or list(self.types)
         return self.types[min(filled, key=rank)]
 
-    def total(self, type_name: str) -> int:
+    def total(self, type_name: str) -> float:
         return sum(value for _, value in self.rows(type_name))
 
-    def by_label(self, type_name: str, key: str) -> dict[str, int]:
+    def by_label(self, type_name: str, key: str) -> dict[str, float]:
         """Return value by the value of a label; the empty one for samples without it."""
-        sums: dict[str, int] = defaultdict(int)
+        sums: dict[str, float] = defaultdict(int)
         for (_, labels), value in self.rows(type_name):
             sums[dict(labels).get(key, "")] += value
         return sums

@@ -16,6 +16,11 @@ from conprof_core.agent.tables import Tables
 __all__ = ["FlameTree"]
 
 
+def _short(value: float) -> float:
+    """Return an average to a thousandth; a whole number as it is."""
+    return value if isinstance(value, int) else round(value, 3)
+
+
 class FlameTree:
     """Grows by ``add_*``; column 0 is the selection, column 1 what it is compared with.
 
@@ -27,11 +32,12 @@ class FlameTree:
         self.functions: list[tuple[str, str]] = [("total", "")]
         self.parent: list[int] = [0]
         self.function: list[int] = [0]
-        self.selfs: tuple[list[int], list[int]] = ([0], [0])
-        self.totals: tuple[list[int], list[int]] = ([0], [0])
+        # Whole numbers, but for averages of states.
+        self.selfs: tuple[list[float], list[float]] = ([0], [0])
+        self.totals: tuple[list[float], list[float]] = ([0], [0])
         self._function_ids: dict[tuple[str, str], int] = {}
         self._children: dict[tuple[int, int], int] = {}
-        self._line_weights: dict[tuple[int, int], int] = {}
+        self._line_weights: dict[tuple[int, int], float] = {}
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -55,7 +61,7 @@ class FlameTree:
                 column.append(0)
         return found
 
-    def add_stack(self, frames: Iterable[Frame], value: int, column: int = 0) -> None:
+    def add_stack(self, frames: Iterable[Frame], value: float, column: int = 0) -> None:
         """Add a stack given root first."""
         totals = self.totals[column]
         node = 0
@@ -67,7 +73,7 @@ class FlameTree:
             self._line_weights[key] = self._line_weights.get(key, 0) + value
         self.selfs[column][node] += value
 
-    def add_nodes(self, tables: Tables, values: Mapping[int, int], column: int = 0) -> None:
+    def add_nodes(self, tables: Tables, values: Mapping[int, float], column: int = 0) -> None:
         """Add values at nodes of a store file's trie, in one backward and one forward pass."""
         parents, functions, lines = tables.node_parent, tables.node_function, tables.node_line
         sums = dict(values)
@@ -103,7 +109,7 @@ class FlameTree:
 
     def _hottest_lines(self) -> list[int]:
         best = [0] * len(self)
-        weight = [-1] * len(self)
+        weight: list[float] = [-1] * len(self)
         for (node, line), value in self._line_weights.items():
             if value > weight[node]:
                 weight[node], best[node] = value, line
@@ -118,8 +124,8 @@ class FlameTree:
         size = [max(a, b) for a, b in zip(*self.totals, strict=True)]
         if count <= max_nodes:
             return [node for node in range(count) if size[node] or not node], 0
-        bound = sorted(size, reverse=True)[max_nodes]
-        kept = [node for node in range(count) if size[node] > bound or not node]
+        # Of equal ones the lower number first, which a parent has: many are one sample each.
+        kept = sorted(sorted(range(count), key=lambda node: -size[node])[:max_nodes])
         return kept, count - len(kept)
 
     def to_json(self, max_nodes: int, *, compared: bool = False) -> dict[str, Any]:
@@ -139,26 +145,28 @@ class FlameTree:
             "parent": [place[self.parent[node]] if node else -1 for node in kept],
             "function": [used[self.function[node]] for node in kept],
             "line": [lines[node] for node in kept],
-            "self": [self.selfs[0][node] for node in kept],
-            "total": [self.totals[0][node] for node in kept],
+            "self": [_short(self.selfs[0][node]) for node in kept],
+            "total": [_short(self.totals[0][node]) for node in kept],
         }
         if compared:
-            nodes["base_self"] = [self.selfs[1][node] for node in kept]
-            nodes["base_total"] = [self.totals[1][node] for node in kept]
+            nodes["base_self"] = [_short(self.selfs[1][node]) for node in kept]
+            nodes["base_total"] = [_short(self.totals[1][node]) for node in kept]
         answer: dict[str, Any] = {
-            "total": self.totals[0][0],
+            "total": _short(self.totals[0][0]),
             "hidden_nodes": hidden,
             "functions": functions,
             "nodes": nodes,
         }
         if compared:
-            answer["base_total"] = self.totals[1][0]
+            answer["base_total"] = _short(self.totals[1][0])
         return answer
 
     def top(self) -> list[dict[str, Any]]:
         """Return self and total of every function; recursion counts once in a total."""
         count = len(self.functions)
-        columns = [([0] * count, [0] * count) for _ in self.selfs]
+        columns: list[tuple[list[float], list[float]]] = [
+            ([0] * count, [0] * count) for _ in self.selfs
+        ]
         children: list[list[int]] = [[] for _ in self.parent]
         for node in range(1, len(self)):
             children[self.parent[node]].append(node)
@@ -189,21 +197,21 @@ class FlameTree:
                     "line": hottest.get(number, 0),
                     "module": module,
                     "kind": kind,
-                    "self": columns[0][0][number],
-                    "total": columns[0][1][number],
-                    "base_self": columns[1][0][number],
-                    "base_total": columns[1][1][number],
+                    "self": _short(columns[0][0][number]),
+                    "total": _short(columns[0][1][number]),
+                    "base_self": _short(columns[1][0][number]),
+                    "base_total": _short(columns[1][1][number]),
                 }
             )
         rows.sort(key=lambda row: (-row["self"], -row["total"], row["function"]))
         return rows
 
     def _function_lines(self) -> dict[int, int]:
-        sums: dict[tuple[int, int], int] = {}
+        sums: dict[tuple[int, int], float] = {}
         for (node, line), value in self._line_weights.items():
             key = (self.function[node], line)
             sums[key] = sums.get(key, 0) + value
-        best: dict[int, tuple[int, int]] = {}
+        best: dict[int, tuple[float, int]] = {}
         for (function, line), value in sums.items():
             if value > best.get(function, (-1, 0))[0]:
                 best[function] = (value, line)

@@ -100,7 +100,7 @@ def _print(
     unit: str,
     groups: list[dict[str, Any]],
     top: list[dict[str, Any]],
-    total: int,
+    total: float,
 ) -> None:
     covered = f" in {loaded.seconds:.0f} s" if loaded.seconds else ""
     files = f", {loaded.files} files" if loaded.files > 1 else ""

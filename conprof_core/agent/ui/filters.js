@@ -78,7 +78,8 @@ async function panel(close) {
       showKeys();
       show();
     },
-  }, format.keyName(entry.key), h("span", { class: "count" }, entry.distinct))));
+  }, h("span", { class: "key-name", title: entry.key }, format.keyName(entry.key)),
+    h("span", { class: "count" }, entry.distinct))));
   search.addEventListener("input", show);
   search.addEventListener("keydown", (e) => {
     if (e.key === "Enter") {

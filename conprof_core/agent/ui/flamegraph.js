@@ -1,14 +1,18 @@
 // The flame graph: draws the visible part of a tree on a canvas, and lets people walk in it.
 //
 // Only rows on screen are drawn, and a subtree narrower than a third of a pixel is skipped as a
-// whole, so the cost of a frame follows what is seen, not what is stored.
+// whole, so the cost of a frame follows what is seen, not what is stored. Bars are pixels (see
+// raster.js), names are text on them.
 import { changeColour, frameColour, isDark } from "./colors.js";
-import { css, h, prepareCanvas } from "./dom.js";
+import { css, h } from "./dom.js";
+import { packed, Raster } from "./raster.js";
 
 const ROW = 20;
 const FONT = 11.5;
 const TINY = 0.35;
 const ZOOM_MS = 170;
+const FADED = 0.28;
+const CHANGES = 50; // steps of colour from no change to a full one
 
 export class FlameGraph {
   /**
@@ -27,6 +31,7 @@ export class FlameGraph {
     this.zoomed = 0;
     this.view = [0, 1];
     this.canvas = h("canvas", {});
+    this.raster = new Raster(this.canvas, ROW);
     this.spacer = h("div", { class: "flame-spacer" });
     this.live = h("div", { class: "sr-only", "aria-live": "polite" });
     this.element = h(
@@ -86,7 +91,12 @@ export class FlameGraph {
     this.dark = isDark();
     this.colours = this.tree.functions.map((f) => frameColour(f, this.mode, this.dark));
     this.ink = css("--frame-ink");
-    this.ground = css("--panel");
+    const colours = this.scales
+      ? Array.from({ length: 2 * CHANGES + 1 }, (_, i) => changeColour(i / CHANGES - 1, this.dark)) : this.colours;
+    this.palette = {
+      root: packed(css("--root")), match: packed(css("--match")),
+      plain: colours.map((colour) => packed(colour)), faded: colours.map((colour) => packed(colour, FADED)),
+    };
   }
 
   resize() {
@@ -166,68 +176,71 @@ export class FlameGraph {
     });
   }
 
+  /** The upper edge of the root's row, and what a row down adds to it. Asks the page: once a frame. */
+  rows() {
+    const { clientHeight, scrollTop } = this.element;
+    if (!this.upwards) return [-scrollTop, ROW];
+    return [Math.max((this.tree.maxDepth + 1) * ROW, clientHeight) - ROW - scrollTop, -ROW];
+  }
+
   top(depth) {
-    const rows = this.tree.maxDepth + 1;
-    const height = Math.max(rows * ROW, this.element.clientHeight);
-    const y = this.upwards ? height - (depth + 1) * ROW : depth * ROW;
-    return y - this.element.scrollTop;
+    const [first, step] = this.rows();
+    return first + depth * step;
   }
 
   paint() {
     const width = this.element.clientWidth;
     const height = this.element.clientHeight;
     if (!this.tree || !width || !height) return;
-    const c = prepareCanvas(this.canvas, width, height);
-    c.clearRect(0, 0, width, height);
+    const c = this.raster.begin(width, height);
     c.font = `${FONT}px ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace`;
     c.textBaseline = "middle";
     this.letter ??= c.measureText("0123456789").width / 10;
     const t = this.tree;
     const scale = width / (this.view[1] - this.view[0]);
+    const [first, step] = this.rows();
     const stack = [0];
+    const named = [];
+    const wide = 3 * this.letter + 9;
     this.drawn = 0;
     while (stack.length) {
       const node = stack.pop();
       const left = (t.x[node] - this.view[0]) * scale;
       const right = left + t.weight[node] * scale;
       if (right <= 0 || left >= width || right - left < TINY) continue;
-      const y = this.top(t.depth[node]);
-      if (y > -ROW && y < height) this.bar(c, node, Math.max(0, left), Math.min(width, right), y);
+      const y = first + t.depth[node] * step;
+      if (y > -ROW && y < height) {
+        const from = Math.max(0, left);
+        const to = Math.min(width, right);
+        const isHit = this.matches?.[t.func[node]];
+        this.raster.bar(from, to, y, this.colourOf(node, isHit), isHit ? this.palette.match : 0);
+        this.drawn += 1;
+        if (to - from >= wide) named.push([node, from, to, y, isHit]);
+      }
       if (this.upwards ? y < -ROW : y > height) continue;
       for (let k = t.first[node]; k < t.first[node + 1]; k += 1) stack.push(t.children[k]);
     }
+    this.raster.end(c);
+    c.fillStyle = this.ink;
+    for (const [node, from, to, y, isHit] of named) {
+      const room = Math.floor((to - from - 9) / this.letter);
+      const name = t.name(node);
+      c.globalAlpha = this.matches && !isHit && node ? 0.62 : 1;
+      c.fillText(name.length > room ? `${name.slice(0, room - 1)}…` : name, from + 4, y + ROW / 2);
+    }
+    c.globalAlpha = 1;
     if (this.hovered >= 0) this.outline(c, this.hovered, scale, this.ink, 1);
     if (this.selected > 0 && document.activeElement === this.element) {
       this.outline(c, this.selected, scale, css("--accent"), 2);
     }
   }
 
-  bar(c, node, left, right, y) {
-    this.drawn += 1;
-    const t = this.tree;
-    const width = right - left;
-    const hit = this.matches?.[t.func[node]];
-    c.fillStyle = node === 0 ? css2(this, "--root") : this.colourOf(node);
-    c.globalAlpha = this.matches && !hit && node ? 0.28 : 1;
-    // A gap of one pixel between neighbours, as long as there is room for it.
-    c.fillRect(left, y, width > 2.5 ? width - 1 : width, ROW - 1);
-    if (hit) {
-      c.fillStyle = css2(this, "--match");
-      c.fillRect(left, y + ROW - 4, width > 2.5 ? width - 1 : width, 3);
-    }
-    const room = Math.floor((width - 9) / this.letter);
-    if (room >= 3) {
-      const name = t.name(node);
-      c.fillStyle = this.ink;
-      c.fillText(name.length > room ? `${name.slice(0, room - 1)}…` : name, left + 4, y + ROW / 2);
-    }
-    c.globalAlpha = 1;
-  }
-
-  colourOf(node) {
-    const t = this.tree;
-    if (!this.scales || !t.baseTotal) return this.colours[t.func[node]];
-    return changeColour(this.change(node), this.dark);
+  /** The pixel of a node's bar: the root's, that of a change, or that of its function. */
+  colourOf(node, isHit) {
+    if (node === 0) return this.palette.root;
+    const colours = this.matches && !isHit ? this.palette.faded : this.palette.plain;
+    if (!this.scales || !this.tree.baseTotal) return colours[this.tree.func[node]];
+    return colours[Math.round((this.change(node) + 1) * CHANGES)];
   }
 
   /** From -1 (only in the base) to 1 (only in the selection). */
@@ -355,11 +368,4 @@ export class FlameGraph {
     this.live.textContent = `${this.tree.name(node)}, ${(share * 100).toFixed(1)} percent`;
     this.events.focus?.(node);
   }
-}
-
-// Custom properties are read once a second at most: a frame asks thousands of times.
-function css2(graph, name) {
-  const now = performance.now();
-  if (!graph.cssCache || now - graph.cssCache.at > 1000) graph.cssCache = { at: now };
-  return (graph.cssCache[name] ??= css(name));
 }

@@ -95,7 +95,11 @@ const spoken = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll
 export const typeName = (name, language = "") =>
   (name === "goroutines" && language === "python" ? "Threads and tasks" : TYPES[name] ?? spoken(name));
 
-const KEYS = { "http.route": "Route", "http.request.method": "Method", thread: "Thread" };
+const KEYS = {
+  "http.route": "Route", "http.request.method": "Method", "http.response.status_class": "Status",
+  thread: "Thread", task: "Task", "task.state": "State", "heap.age": "Age", host: "Host",
+  process_id: "Process", lock: "Lock", "exception.type": "Exception",
+};
 export const keyName = (key) => KEYS[key] ?? key;
 
 /** The file of a function, shortened from the left to what tells it apart. */

@@ -79,6 +79,19 @@ export class Table {
     return element;
   }
 
+  /**
+   * Stand where another table stood, after newer data: as many rows, and the focus on the same one.
+   * Returns itself, for the next time.
+   */
+  replace(box, old) {
+    const focused = old?.body.contains(document.activeElement) ? document.activeElement.closest("tr") : null;
+    const name = focused?.cells[0].textContent;
+    if (old?.shown > this.shown) this.show(old.shown);
+    fill(box, this.element);
+    if (focused) [...this.body.rows].find((row) => row.cells[0].textContent === name)?.focus({ preventScroll: true });
+    return this;
+  }
+
   onKey(event) {
     const row = event.target.closest("tr");
     if (!row || event.target !== row) return;

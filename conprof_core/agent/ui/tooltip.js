@@ -25,7 +25,7 @@ const KINDS = { own: "own code", library: "library", stdlib: "standard library",
 /** What to show for a node. `compared`: {scales, unit text} when the tree has two sides. */
 export function describe(tree, node, unit, compared = null) {
   if (node === 0) {
-    return [h("b", {}, "Everything selected"), h("div", { class: "tip-values" }, format.amount(tree.total[0], unit))];
+    return [h("b", {}, tree.rootName ?? "Everything selected"), h("div", { class: "tip-values" }, format.amount(tree.total[0], unit))];
   }
   const [name, file, module, kind] = tree.functions[tree.func[node]];
   const line = tree.line[node];

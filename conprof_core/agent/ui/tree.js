@@ -82,7 +82,7 @@ export class Tree {
   }
 
   name(node) {
-    return node === 0 ? "everything" : this.functions[this.func[node]][0];
+    return node === 0 ? this.rootName ?? "everything" : this.functions[this.func[node]][0];
   }
 
   /** Function numbers from the root to a node. */

@@ -72,8 +72,11 @@ export function flameView({ load, compare = () => null, legend = null, label = "
       fill(stage,
         h("h3", { class: "half" }, "Callers", h("span", { class: "faint" }, " who led here")), callers.element,
         h("h3", { class: "half" }, "Callees", h("span", { class: "faint" }, " what it does")), callees.element);
-      callers.setTree(weigh(whole.callersOf(f)), []);
-      callees.setTree(weigh(whole.calleesOf(f)), []);
+      for (const [graph, tree] of [[callers, whole.callersOf(f)], [callees, whole.calleesOf(f)]]) {
+        weigh(tree);
+        tree.rootName = `${format.percent(tree.weight[0] / (whole.weight[0] || 1))} of everything`;
+        graph.setTree(tree, []);
+      }
     } else {
       fill(stage, main.element);
       const tree = weigh(state.invert ? whole.inverted() : whole);

@@ -35,7 +35,9 @@ export function routesView(shared) {
     const list = [
       {
         key: "value", title: name, value: (r) => r.value, class: "name",
-        cell: (r) => [h("i", { class: "dot", style: { background: colourOf(r.value) } }), h("span", { class: r.value ? "mono" : "faint" }, r.value || `no ${name.toLowerCase()}`)],
+        cell: (r) => [h("i", { class: "dot", style: { background: colourOf(r.value) } }), h("span", {
+          class: r.value ? "mono" : "faint", title: r.value || (answer.by === "http.route" ? "Outside of requests, or before the route was known" : null),
+        }, r.value || `no ${name.toLowerCase()}`)],
       },
       {
         key: "share", title: "Share", numeric: true, value: (r) => r.share, hint: "Part of everything selected",
@@ -100,15 +102,15 @@ export function routesView(shared) {
   function draw() {
     if (!answer) return;
     const wanted = columns();
-    table = new Table(wanted, {
+    const next = new Table(wanted, {
       label: `${format.typeName(state.type)} by ${format.keyName(answer.by)}`,
       sort: wanted.some((c) => c.key === state.sort.replace(/^-/, "")) ? state.sort : "-share",
       onSort: (sort) => set({ sort }, { replace: true, quiet: true }),
       onRow: (row) => set({ labels: withLabel(state.labels, answer.by, [row.value]), view: "flame", zoom: "", focus: "" }),
       empty: "Nothing in this selection. Widen the range, or remove a filter.",
     });
-    table.setRows(answer.rows);
-    fill(box, table.element);
+    next.setRows(answer.rows);
+    table = next.replace(box, table);
     grew.hidden = !answer.instant || !answer.rows.length;
     const many = answer.distinct === 1 ? "1 row" : `${answer.distinct ?? 0} rows`;
     note.textContent = answer.rows.length

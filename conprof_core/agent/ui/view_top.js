@@ -1,7 +1,7 @@
 // The top table: functions by what they use themselves, or with all they call.
 import * as api from "./api.js";
 import { frameColour, isDark } from "./colors.js";
-import { fill, h } from "./dom.js";
+import { h } from "./dom.js";
 import * as format from "./format.js";
 import { set, state } from "./state.js";
 import { shareBar, Table } from "./table.js";
@@ -19,6 +19,7 @@ export function functionCell(row) {
 
 export function topView() {
   let answer = null;
+  let table = null;
   const own = h("input", { type: "checkbox", onchange: () => draw() });
   const found = h("span", { class: "found" });
   const search = h("input", {
@@ -51,15 +52,15 @@ export function topView() {
       { key: "total_share", title: "", numeric: true, cell: (r) => shareBar(r.total / all, format.percent(r.total / all)) },
     ];
     const known = ["function", "module", "self", "total"];
-    const table = new Table(columns, {
+    const next = new Table(columns, {
       label: "Functions",
       sort: known.includes(state.sort.replace(/^-/, "")) ? state.sort : "-self",
       onSort: (sort) => set({ sort }, { replace: true, quiet: true }),
       onRow: (row) => set({ view: "flame", focus: `${row.function}\u0001${row.file}`, zoom: "" }),
       empty: "No function matches.",
     });
-    table.setRows(rows);
-    fill(box, table.element);
+    next.setRows(rows);
+    table = next.replace(box, table);
     const share = rows.reduce((sum, row) => sum + row.self, 0) / all;
     found.textContent = `${rows.length} of ${answer.distinct} functions · ${format.percent(share)} of self time`;
   }

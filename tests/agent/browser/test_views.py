@@ -168,6 +168,38 @@ def colour_at(page, x: float, y: float) -> list[int]:
     )
 
 
+def test_pixels_have_the_colours_that_css_would_give(page, agent: make.Agent) -> None:
+    go(page, agent)
+    worst = page.evaluate(
+        """async () => {
+          const { packed } = await import("/raster.js");
+          const { frameColour, changeColour } = await import("/colors.js");
+          const c = new OffscreenCanvas(1, 1).getContext("2d");
+          const colours = ["#e9e5dd", "#2d2f34", "#7a3fc4"];
+          for (const dark of [false, true]) {
+            for (let i = 0; i < 60; i += 1) {
+              for (const kind of ["own", "library", "stdlib", "runtime"]) {
+                for (const mode of ["module", "own"]) colours.push(frameColour(["", "", `m${i}`, kind], mode, dark));
+              }
+              colours.push(changeColour(i / 30 - 1, dark));
+            }
+          }
+          let worst = 0;
+          for (const colour of colours) {
+            c.fillStyle = "#123456";
+            c.fillStyle = colour;
+            c.fillRect(0, 0, 1, 1);
+            const drawn = c.getImageData(0, 0, 1, 1).data;
+            const ours = new Uint8Array(new Uint32Array([packed(colour)]).buffer);
+            for (let n = 0; n < 4; n += 1) worst = Math.max(worst, Math.abs(drawn[n] - ours[n]));
+          }
+          return [colours.length, worst];
+        }"""
+    )
+    assert worst[0] > 1000
+    assert worst[1] <= 1
+
+
 def test_own_code_is_warm_and_libraries_are_cool(page, agent: make.Agent) -> None:
     open_flame(page, agent)
     for mode in ("module", "own"):
@@ -235,7 +267,7 @@ def test_ways_into_the_sandwich(page, agent: make.Agent, way: str) -> None:
     callers = page.evaluate(
         f"(() => {{ const t = {GRAPH}.tree; return [...Array(t.length).keys()].map((n) => t.name(n)); }})()"
     )
-    assert callers == ["everything", "hot", "main"]
+    assert callers == ["56.3\u2009% of everything", "hot", "main"]
     page.keyboard.press("Escape")
     page.wait_for_function("!window.conprof.state.focus")
 
