@@ -9,7 +9,7 @@ import { Tree } from "./tree.js";
 
 const data = JSON.parse(document.getElementById("profile").textContent);
 const compared = data.compared
-  ? { scales: data.scales, show: data.scaled === "share" ? format.percent : (v) => format.rate(v, data.unit) } : null;
+  ? { scales: data.scales, show: data.scaled === "share" ? format.percent : (v) => format.rate(v, data.unit, data.scaled === "state") } : null;
 const whole = Tree.fromAnswer(data);
 const weigh = (tree) => (compared ? tree.weigh(...compared.scales) : tree.weigh());
 weigh(whole);
