@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from support import agent as make
 from support.pprof_reader import GZIP_MAGIC
+from support.process import run_script
 
 from conprof_core.agent import limits, pprof
 
@@ -270,3 +271,22 @@ def test_the_unix_socket_takes_uploads(tmp_path: Path) -> None:
         assert agent.get("status")["uploads"]["stored"] == 1
         assert path.stat().st_mode & 0o777 == 0o660
     assert not path.exists()
+
+
+def test_our_own_probe_uploads_through_the_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with make.Agent(tmp_path / "data", f"--unix={path}", "--token=s3cret") as agent:
+        program = f"""
+            import conprof_core as conprof
+            conprof.start(application_name="by-socket", agent_socket="unix://{path}", period=3600)
+            with conprof.labels({{"http.route": "/here"}}):
+                sum(i * i for i in range(3_000_000))
+            conprof.stop()
+        """
+        run_script(program).check()
+        headers = {"Authorization": "Bearer s3cret"}
+        status, content, _ = agent.request(
+            "GET", "/api/v1/table?service=by-socket", headers=headers
+        )
+        assert status == 200
+        assert "/here" in {row["value"] for row in json.loads(content)["rows"]}

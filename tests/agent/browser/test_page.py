@@ -102,3 +102,17 @@ def test_the_page_that_is_written_works_from_a_file(
     assert opened.evaluate("window.hacked") is None
     opened.close()
     assert not problems
+
+
+def test_a_token_is_shown_once_and_then_kept_in_a_cookie(browser, tmp_path) -> None:
+    with make.Agent(tmp_path, "--token=s3cret") as guarded:
+        context = browser.new_context()
+        opened = context.new_page()
+        assert opened.goto(guarded.url).status == 401
+        opened.goto(f"{guarded.url}?token=s3cret&view=top")
+        opened.wait_for_selector("text=Waiting for the first profile")
+        assert "s3cret" not in opened.url
+        assert opened.evaluate("document.cookie") == "", "out of reach of scripts"
+        opened.goto(guarded.url)
+        opened.wait_for_selector("text=Waiting for the first profile")
+        context.close()
