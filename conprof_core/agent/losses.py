@@ -23,18 +23,16 @@ def losses(store: Store, selection: Selection) -> dict[str, Any]:
     windows = 0
     counts: dict[str, int] = defaultdict(int)
     for segment in store.segments(whole.from_s, whole.to_s):
-        where = condition(store.tables(segment), whole)
+        where = condition(store.label_tables(segment), whole, segment.day)
         if where is None:
             continue
         # Most windows count alike: a text that comes again is read once.
         counted = f"CASE WHEN contains(counters, '\"{_PREFIX}') THEN counters ELSE '' END"
-        rows = (
-            store.connection.cursor()
-            .execute(
-                f"SELECT {counted} AS text, count(*) FROM {segment.alias}.windows "
-                f"WHERE {where} GROUP BY text"
-            )
-            .fetchall()
+        rows = store.rows(
+            segment,
+            f"SELECT {counted} AS text, count(*) FROM {segment.alias}.windows "
+            f"WHERE {where} GROUP BY text",
+            keep=whole.holds(segment.day),
         )
         for text, times in rows:
             windows += times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import duckdb
 
@@ -18,16 +19,21 @@ from conprof_core.agent.tree import FlameTree
 __all__ = ["covered", "covered_ms", "find_type", "merge_into", "places", "stacks"]
 
 
-def places(store: Store, selection: Selection) -> Iterator[tuple[Segment, Tables, int, str]]:
-    """Yield (file, its tables, type number there, SQL condition) where something may be found."""
+def places(
+    store: Store, selection: Selection, *, with_stacks: bool = False
+) -> Iterator[tuple[Segment, Tables, int, str]]:
+    """Yield (file, its tables, type number there, SQL condition) where something may be found.
+
+    The tables have functions and nodes for certain only when they are asked for.
+    """
     for segment in store.segments(selection.from_s, selection.to_s):
         try:
-            tables = store.tables(segment)
+            tables = store.tables(segment) if with_stacks else store.label_tables(segment)
         except duckdb.Error:
             continue  # retention took the file between the two lines above
         number = next((n for n, kind in enumerate(tables.types) if kind.name == selection.type), -1)
         if number >= 0:
-            where = condition(tables, selection)
+            where = condition(tables, selection, segment.day)
             if where is not None:
                 yield segment, tables, number, where
 
@@ -35,7 +41,7 @@ def places(store: Store, selection: Selection) -> Iterator[tuple[Segment, Tables
 def find_type(store: Store, selection: Selection) -> ProfileType | None:
     """Return what is known of the selection's type."""
     for segment in reversed(store.segments(selection.from_s, selection.to_s)):
-        for kind in store.tables(segment).types:
+        for kind in store.label_tables(segment).types:
             if kind.name == selection.type:
                 return kind
     return None
@@ -48,18 +54,15 @@ def covered(store: Store, selection: Selection) -> tuple[int, int, int] | None:
     narrow it. None without windows.
     """
     whole = Selection(selection.type, selection.from_s, selection.to_s, selection.service)
-    spans = []
+    spans: list[tuple[Any, ...]] = []
     for segment, _, number, where in places(store, whole):
-        row = (
-            store.connection.cursor()
-            .execute(
-                f"SELECT min(start_ms), max(end_ms), max(end_ms - start_ms) "
-                f"FROM {segment.alias}.totals WHERE type = {number} AND {where}"
-            )
-            .fetchone()
+        spans += store.rows(
+            segment,
+            f"SELECT min(start_ms), max(end_ms), max(end_ms - start_ms) "
+            f"FROM {segment.alias}.totals WHERE type = {number} AND {where}",
+            keep=whole.holds(segment.day),
         )
-        if row and row[0] is not None:
-            spans.append(row)
+    spans = [span for span in spans if span[0] is not None]
     if not spans:
         return None
     starts, ends, lengths = zip(*spans, strict=True)
@@ -72,49 +75,45 @@ def covered_ms(store: Store, selection: Selection) -> int:
     return span[1] - span[0] if span else 0
 
 
-def _amount(store: Store, selection: Selection) -> str:
-    """Return the SQL of a group's value: a sum, or for a state its average over the time.
+def _amount(store: Store, selection: Selection) -> tuple[str, int]:
+    """Return the SQL of a group's sum and what to divide it by: 1, or for a state the time.
 
     An average is not rounded to a whole: a task that every tenth window has is a tenth of a task.
     """
     kind = find_type(store, selection)
     if kind is None or not kind.instant:
-        return "sum(value)::BIGINT"
-    return f"sum(value * greatest(span_ms, 1))::DOUBLE / {max(1, covered_ms(store, selection))}"
+        return "sum(value)::BIGINT", 1
+    return "sum(value * greatest(span_ms, 1))::DOUBLE", max(1, covered_ms(store, selection))
 
 
 def merge_into(tree: FlameTree, store: Store, selection: Selection, column: int = 0) -> None:
     """Add everything selected to a tree."""
-    amount = _amount(store, selection)
-    for segment, tables, number, where in places(store, selection):
-        rows = (
-            store.connection.cursor()
-            .execute(
-                f"SELECT node, {amount} FROM {segment.alias}.samples_{number} "
-                f"WHERE {where} GROUP BY node"
-            )
-            .fetchall()
+    amount, over = _amount(store, selection)
+    for segment, tables, number, where in places(store, selection, with_stacks=True):
+        rows = store.rows(
+            segment,
+            f"SELECT node, {amount} FROM {segment.alias}.samples_{number} "
+            f"WHERE {where} GROUP BY node",
+            keep=selection.holds(segment.day),
         )
-        tree.add_nodes(tables, {node: value for node, value in rows if value}, column)
+        values = {node: value if over == 1 else value / over for node, value in rows if value}
+        tree.add_nodes(tables, values, column)
 
 
 def stacks(store: Store, selection: Selection) -> Iterator[tuple[tuple[Frame, ...], Labels, int]]:
     """Yield (frames root first, labels, value), what exports are made of: whole numbers."""
-    amount = _amount(store, selection)
-    for segment, tables, number, where in places(store, selection):
-        rows = (
-            store.connection.cursor()
-            .execute(
-                f"SELECT node, labels, round({amount})::BIGINT "
-                f"FROM {segment.alias}.samples_{number} "
-                f"WHERE {where} GROUP BY node, labels ORDER BY labels, node"
-            )
-            .fetchall()
+    amount, over = _amount(store, selection)
+    for segment, tables, number, where in places(store, selection, with_stacks=True):
+        rows = store.rows(
+            segment,
+            f"SELECT node, labels, {amount} FROM {segment.alias}.samples_{number} "
+            f"WHERE {where} GROUP BY node, labels ORDER BY labels, node",
         )
         seen: dict[int, tuple[Frame, ...]] = {0: ()}
         for node, labels, value in rows:
-            if value:
-                yield _frames(tables, node, seen), tables.label_sets[labels], value
+            whole = value if over == 1 else round(value / over)
+            if whole:
+                yield _frames(tables, node, seen), tables.label_sets[labels], whole
 
 
 def _frames(tables: Tables, node: int, seen: dict[int, tuple[Frame, ...]]) -> tuple[Frame, ...]:

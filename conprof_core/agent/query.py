@@ -10,6 +10,7 @@ from typing import Any, Final
 from conprof_core.agent import limits
 from conprof_core.agent.merge import covered, covered_ms, find_type, places
 from conprof_core.agent.names import rank, route_key
+from conprof_core.agent.segment import Segment
 from conprof_core.agent.selection import Selection, condition
 from conprof_core.agent.store import Store
 from conprof_core.agent.tables import Tables
@@ -29,14 +30,13 @@ def services(store: Store, from_s: float, to_s: float) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     whole = Selection("", from_s, to_s)
     for segment in store.segments(from_s, to_s):
-        tables = store.tables(segment)
-        rows = (
-            store.connection.cursor()
-            .execute(
-                f"SELECT series, type, min(start_ms), max(end_ms), sum(value) "
-                f"FROM {segment.alias}.totals WHERE {whole.time_condition} GROUP BY series, type"
-            )
-            .fetchall()
+        tables = store.label_tables(segment)
+        rows = store.rows(
+            segment,
+            f"SELECT series, type, min(start_ms), max(end_ms), sum(value) "
+            f"FROM {segment.alias}.totals WHERE {whole.time_condition(segment.day)} "
+            "GROUP BY series, type",
+            keep=whole.holds(segment.day),
         )
         for number, type_number, start_ms, end_ms, total in rows:
             name, tags = tables.series[number]
@@ -66,13 +66,11 @@ def labels(store: Store, selection: Selection) -> list[dict[str, Any]]:
     sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     total = 0
     for segment, tables, number, where in places(store, selection):
-        rows = (
-            store.connection.cursor()
-            .execute(
-                f"SELECT series, labels, sum(value) FROM {segment.alias}.totals "
-                f"WHERE type = {number} AND {where} GROUP BY series, labels"
-            )
-            .fetchall()
+        rows = store.rows(
+            segment,
+            f"SELECT series, labels, sum(value) FROM {segment.alias}.totals "
+            f"WHERE type = {number} AND {where} GROUP BY series, labels",
+            keep=selection.holds(segment.day),
         )
         for number, label_set, value in rows:
             total += int(value)
@@ -130,7 +128,7 @@ def _numbered(parameter: int) -> str:
 
 def _grouped(
     store: Store, selection: Selection, groups: _Groups
-) -> Iterator[tuple[str, list[str]]]:
+) -> Iterator[tuple[Segment, str, list[str]]]:
     """Yield for each file SQL giving (g, win, start_ms, end_ms, value), and its parameters.
 
     File by file, and not as one statement: a month of windows has more groups than fit in memory.
@@ -138,6 +136,7 @@ def _grouped(
     for segment, tables, number, where in places(store, selection):
         # Joined, not looked up in a list: a list would be copied for every row.
         yield (
+            segment,
             f"SELECT coalesce(l.g, s.g) AS g, win, start_ms, end_ms, value "
             f"FROM (SELECT * FROM {segment.alias}.totals WHERE type = {number} AND {where}) "
             f"JOIN {_numbered(1)} l ON labels = l.n JOIN {_numbered(2)} s ON series = s.n",
@@ -190,8 +189,10 @@ def table(store: Store, selection: Selection, key: str = route_key) -> dict[str,
     instant = bool(kind and kind.instant)
     groups = _Groups(key)
     found: dict[int, _Rates] = defaultdict(_Rates)
-    for source, parameters in _grouped(store, selection, groups):
-        _add_rates(store, found, source, parameters, instant=instant)
+    inside = _rates_of(instant=instant)
+    for segment, source, parameters in _grouped(store, selection, groups):
+        keep = selection.holds(segment.day)
+        _add_rates(found, store.rows(segment, inside.format(source), parameters, keep=keep))
     requests = _requests(store, selection) if key == route_key else {}
     rows: list[dict[str, Any]] = []
     for group, rates in found.items():
@@ -229,23 +230,22 @@ def table(store: Store, selection: Selection, key: str = route_key) -> dict[str,
     }
 
 
-def _add_rates(
-    store: Store, found: dict[int, _Rates], source: str, parameters: list[str], *, instant: bool
-) -> None:
-    """Add what one file has on each group, in one pass: a day has a million rows."""
+def _rates_of(*, instant: bool) -> str:
+    """Return SQL around a source of ``_grouped``: what one file has on each group, in one pass.
+
+    A day has a million rows: windows are counted by the bin of their rate.
+    """
     rate = "sum(value)" if instant else "sum(value) * 1000.0 / greatest(max(end_ms - start_ms), 1)"
     weighed = "sum(value * greatest(end_ms - start_ms, 1))" if instant else "0"
-    rows = (
-        store.connection.cursor()
-        .execute(
-            f"SELECT g, CASE WHEN value > 0 THEN floor(ln(rate) * {_BINS_PER_E})::INTEGER END "
-            f"AS bin, count(*), sum(value)::BIGINT, max(rate), sum(weighed)::DOUBLE FROM "
-            f"(SELECT g, sum(value) AS value, {rate} AS rate, {weighed} AS weighed "
-            f"FROM ({source}) GROUP BY g, win) GROUP BY g, bin",
-            parameters,
-        )
-        .fetchall()
+    return (
+        f"SELECT g, CASE WHEN value > 0 THEN floor(ln(rate) * {_BINS_PER_E})::INTEGER END "
+        f"AS bin, count(*), sum(value)::BIGINT, max(rate), sum(weighed)::DOUBLE FROM "
+        f"(SELECT g, sum(value) AS value, {rate} AS rate, {weighed} AS weighed "
+        "FROM ({}) GROUP BY g, win) GROUP BY g, bin"
     )
+
+
+def _add_rates(found: dict[int, _Rates], rows: list[tuple[Any, ...]]) -> None:
     for group, number, windows, total, largest, weight in rows:
         rates = found[group]
         rates.total += total
@@ -263,16 +263,14 @@ def _requests(store: Store, selection: Selection) -> dict[str, int]:
             return {}
         about_process = tuple(f for f in selection.filters if f.key != route_key)
         narrowed = Selection(selection.type, selection.from_s, selection.to_s, selection.service)
-        where = condition(tables, narrowed)
+        where = condition(tables, narrowed, segment.day)
         if where is None:
             continue
-        rows = (
-            store.connection.cursor()
-            .execute(
-                f"SELECT series, route, sum(requests) FROM {segment.alias}.endpoints "
-                f"WHERE {where} GROUP BY series, route"
-            )
-            .fetchall()
+        rows = store.rows(
+            segment,
+            f"SELECT series, route, sum(requests) FROM {segment.alias}.endpoints "
+            f"WHERE {where} GROUP BY series, route",
+            keep=narrowed.holds(segment.day),
         )
         for number, route, count in rows:
             tags = dict(tables.series[number][1])
@@ -313,17 +311,15 @@ def series(store: Store, selection: Selection, step_s: float, key: str = "") -> 
     )
     scale = f"{step_ms}.0" if instant else f"greatest(end_ms - start_ms, 1) * {step_ms / 1000}"
     rows: list[tuple[Any, ...]] = []
-    for source, parameters in _grouped(store, selection, groups):
-        rows += (
-            store.connection.cursor()
-            .execute(
-                f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM "
-                f"(SELECT g, start_ms, end_ms, value, unnest(range({touched})) AS b FROM "
-                f"(SELECT g, start_ms, end_ms, sum(value)::DOUBLE AS value FROM ({source}) "
-                "GROUP BY ALL)) GROUP BY g, b",
-                parameters,
-            )
-            .fetchall()
+    for segment, source, parameters in _grouped(store, selection, groups):
+        rows += store.rows(
+            segment,
+            f"SELECT g, b, sum(value * greatest({overlap}, 1) / ({scale})) FROM "
+            f"(SELECT g, start_ms, end_ms, value, unnest(range({touched})) AS b FROM "
+            f"(SELECT g, start_ms, end_ms, sum(value)::DOUBLE AS value FROM ({source}) "
+            "GROUP BY ALL)) GROUP BY g, b",
+            parameters,
+            keep=selection.holds(segment.day),
         )
     answer["lines"] = list(_lines(rows, groups, first, last - first + 1))
     return answer

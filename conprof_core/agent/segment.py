@@ -61,6 +61,7 @@ class Segment:
         self.alias = f"s{day}_{part}"
         self._lock = threading.Lock()
         self._tables: Tables | None = None
+        self._light: Tables | None = None  # types, label sets, processes of tables let go
         is_new = not path.exists()
         cursor = connection.cursor()
         cursor.execute(f"ATTACH '{_quoted(path)}' AS {self.alias}")
@@ -94,6 +95,11 @@ class Segment:
         return int(row[0]) if row else 0
 
     @property
+    def windows(self) -> int:
+        """How many there are; changes with every write."""
+        return self._windows
+
+    @property
     def size(self) -> int:
         """Bytes on disk, write-ahead log included."""
         return sum(
@@ -107,10 +113,26 @@ class Segment:
                 self._tables = _load(connection.cursor(), self.alias)
             return self._tables
 
-    def forget(self) -> None:
-        """Drop the tables from memory: after a failed write, or to make room."""
+    def label_tables(self, connection: duckdb.DuckDBPyConnection) -> Tables:
+        """Return the tables without functions and nodes, or with them when they are there."""
         with self._lock:
-            self._tables = None
+            if self._tables is not None:
+                return self._tables
+            if self._light is None:
+                self._light = _load(connection.cursor(), self.alias, with_stacks=False)
+            return self._light
+
+    def make_room(self) -> None:
+        """Drop functions and nodes from memory."""
+        with self._lock:
+            if self._tables is not None:
+                self._light = self._tables.without_stacks()
+                self._tables = None
+
+    def forget(self) -> None:
+        """Drop the tables from memory, after a failed write: they hold what the file does not."""
+        with self._lock:
+            self._tables = self._light = None
 
     def digests(self, connection: duckdb.DuckDBPyConnection, count: int) -> list[str]:
         """Return the digests of the last uploads, oldest first."""
@@ -312,7 +334,7 @@ def _pairs(text: str) -> Labels:
     return tuple((key, value) for key, value in json.loads(text))
 
 
-def _load(cursor: duckdb.DuckDBPyConnection, alias: str) -> Tables:
+def _load(cursor: duckdb.DuckDBPyConnection, alias: str, *, with_stacks: bool = True) -> Tables:
     tables = Tables()
 
     def rows(table: str) -> Iterable[tuple[Any, ...]]:
@@ -322,9 +344,11 @@ def _load(cursor: duckdb.DuckDBPyConnection, alias: str) -> Tables:
         ProfileType(name, unit, original, bool(instant))
         for _, name, unit, original, instant in rows("types")
     ]
-    tables.functions = [(name, file) for _, name, file in rows("functions")]
     tables.label_sets = [_pairs(labels) for _, labels in rows("label_sets")]
     tables.series = [(service, _pairs(tags)) for _, service, tags in rows("series")]
+    if not with_stacks:
+        return tables
+    tables.functions = [(name, file) for _, name, file in rows("functions")]
     columns = list(zip(*rows("nodes"), strict=True))
     if columns:
         tables.node_parent += array("i", columns[1])

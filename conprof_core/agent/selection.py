@@ -16,6 +16,7 @@ from conprof_core.agent.tables import Tables
 __all__ = ["Filter", "Selection", "check_limit", "condition", "parse_selection", "parse_step"]
 
 _RELATIVE: Final = re.compile(r"(?:now)?(?:-(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)?)?", re.ASCII)
+_DAY_S: Final = 86_400
 _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
 _MAX_FILTERS: Final = 20
 
@@ -46,9 +47,17 @@ class Selection:
     service: str = ""
     filters: tuple[Filter, ...] = ()
 
-    @property
-    def time_condition(self) -> str:
-        """Windows are stored with whole seconds, so bounds may be rounded without losing one."""
+    def holds(self, day: int) -> bool:
+        """Whether every window of a day (since 1970, UTC) lies in the range."""
+        return self.from_s <= day * _DAY_S and (day + 1) * _DAY_S <= self.to_s
+
+    def time_condition(self, day: int) -> str:
+        """Return the SQL condition on the windows of a day, the same for all ranges that hold it.
+
+        Windows are stored with whole seconds, so bounds may be rounded without losing one.
+        """
+        if self.holds(day):
+            return "TRUE"
         return f"middle_s >= {int(self.from_s)} AND middle_s < {int(self.to_s)}"
 
 
@@ -109,12 +118,12 @@ def _filters(texts: Iterable[str]) -> tuple[Filter, ...]:
     return tuple(Filter(key, frozenset(found), negated) for (key, negated), found in values.items())
 
 
-def condition(tables: Tables, selection: Selection) -> str | None:
-    """Return the SQL condition on series and labels in one file; ``None`` when nothing passes.
+def condition(tables: Tables, selection: Selection, day: int) -> str | None:
+    """Return the SQL condition on a file of a day; ``None`` when nothing passes.
 
     Only numbers made here go into the text, never anything from a request.
     """
-    clauses = [selection.time_condition]
+    clauses = [selection.time_condition(day)]
     if selection.service:
         wanted = [n for n, (name, _) in enumerate(tables.series) if name == selection.service]
         if not wanted:

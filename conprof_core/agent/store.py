@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import duckdb
 
@@ -28,8 +28,15 @@ __all__ = ["DAY_S", "Store"]
 
 DAY_S: Final = 86_400
 _FILE: Final = re.compile(r"(\d{4}-\d\d-\d\d)-(\d{3})\.duckdb")
-# Files whose tables stay in memory between queries.
+# Files whose stacks stay in memory between queries.
 _LOADED: Final = 8
+# Rows of answers about whole files that are kept, some 100 bytes each.
+_ROWS_KEPT: Final = 300_000
+
+
+def _weight(key: tuple[object, ...], rows: list[tuple[Any, ...]]) -> int:
+    """Return what an answer takes in memory, in rows: some of its question is as large."""
+    return 1 + len(rows) + sum(len(part) for part in key if isinstance(part, str)) // 100
 
 
 class Store:
@@ -80,6 +87,8 @@ class Store:
             self._segments: dict[tuple[int, int], Segment] = {}
             self._loaded: OrderedDict[str, None] = OrderedDict()
             self._digests: OrderedDict[str, None] = OrderedDict()
+            self._answers: OrderedDict[tuple[object, ...], list[tuple[Any, ...]]] = OrderedDict()
+            self._answers_size = 0
             self._open_all()
         except BaseException:
             self.lock.release()
@@ -120,8 +129,38 @@ class Store:
                 surplus.append(self._loaded.popitem(last=False)[0])
             forgotten = [s for s in self._segments.values() if s.alias in surplus]
         for other in forgotten:
-            other.forget()
+            other.make_room()
         return tables
+
+    def label_tables(self, segment: Segment) -> Tables:
+        """Return the tables of a file, of which functions and nodes may be missing."""
+        return segment.label_tables(self.connection)
+
+    def rows(
+        self, segment: Segment, sql: str, parameters: Sequence[str] = (), *, keep: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of a query on one file.
+
+        With ``keep`` they are remembered until the file is written to: for a file that a range
+        holds as a whole, which is most of a month, the same question comes with every look.
+        """
+        if not keep:
+            return self.connection.cursor().execute(sql, parameters).fetchall()
+        key = (segment.alias, segment.windows, sql, *parameters)
+        with self._lock:
+            known = self._answers.get(key)
+            if known is not None:
+                self._answers.move_to_end(key)
+                return known
+        found = self.connection.cursor().execute(sql, parameters).fetchall()
+        with self._lock:
+            if key in self._answers:
+                return found  # another query was as quick
+            self._answers[key] = found
+            self._answers_size += _weight(key, found)
+            while self._answers_size > _ROWS_KEPT and len(self._answers) > 1:
+                self._answers_size -= _weight(*self._answers.popitem(last=False))
+        return found
 
     @property
     def size(self) -> int:

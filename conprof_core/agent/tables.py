@@ -63,6 +63,12 @@ class Tables:
             or len(self.types) >= limits.MAX_TYPES_IN_SEGMENT
         )
 
+    def without_stacks(self) -> Tables:
+        """Return the tables that label queries need; functions and nodes are most of the memory."""
+        light = Tables()
+        light.types, light.label_sets, light.series = self.types, self.label_sets, self.series
+        return light
+
     def sizes(self) -> tuple[int, int, int, int, int]:
         """Return where the tables end: what is appended later is new."""
         return (

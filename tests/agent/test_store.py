@@ -259,3 +259,47 @@ def test_a_range_of_several_files_adds_up(tmp_path: Path) -> None:
     assert lines[0]["value"] == "/"
     assert sum(lines[0]["values"]) * DAY_S == pytest.approx(row["total"], rel=0.01)
     store.close()
+
+
+def test_answers_about_whole_days_are_kept_until_the_day_is_written_to(tmp_path: Path) -> None:
+    """Twelve days: more files than keep their stacks in memory, so most are asked without."""
+    store = Store(tmp_path)
+    noon = (int(NOW) // DAY_S) * DAY_S - DAY_S // 2
+    ends = [noon - day * DAY_S for day in range(12)]
+    assert store.write([window(end) for end in ends]) == [None] * 12
+    assert len(store.segments()) == 12
+    asked = 0
+
+    def everything() -> tuple[object, ...]:
+        found = query.table(store, EVERYTHING)
+        keys = {entry["key"]: entry for entry in query.labels(store, EVERYTHING)}
+        (service,) = query.services(store, 0, NOW)
+        hosts = {value["value"] for value in keys["host"]["values"]}
+        return total(store), found["total"], service["types"][0]["total"], hosts
+
+    first = everything()
+    assert first == (1_200_000_000, 1_200_000_000, 1_200_000_000, {"web-1"})
+    real = store.connection
+
+    class Counting:
+        def cursor(self) -> object:
+            nonlocal asked
+            asked += 1
+            return real.cursor()
+
+    store.connection = Counting()  # type: ignore[assignment]
+    query.table(store, EVERYTHING)
+    query.services(store, 0, NOW + 50)
+    assert asked == 0, "whole days are not asked again"
+    store.connection = real
+    late = window(ends[7] - 60, tags_profiler="service:shop,host:web-late")
+    assert store.write([late]) == [None]
+    assert everything() == (
+        1_300_000_000,
+        1_300_000_000,
+        1_300_000_000,
+        {"web-1", "web-late"},
+    )
+    part = Selection("cpu", ends[7] - 40, NOW, "shop")
+    assert total(store, part) == query.table(store, part)["total"] == 800_000_000
+    store.close()
