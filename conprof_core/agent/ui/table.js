@@ -27,7 +27,7 @@ export class Table {
     const down = this.sort.startsWith("-");
     fill(this.head, this.columns.map((c) =>
       h("th", {
-        class: c.numeric ? "numeric" : "", scope: "col",
+        class: c.numeric ? "numeric" : c.class, scope: "col",
         "aria-sort": c.key === key ? (down ? "descending" : "ascending") : "none",
       },
       c.value
