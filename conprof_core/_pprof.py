@@ -15,7 +15,11 @@ from conprof_core._tables import Tables
 from conprof_core._wire import delimited, packed, varint
 from conprof_core.exporters.naming import Naming, Shape
 
-__all__ = ["encode_profile"]
+__all__ = ["PART_OFFSET_NS", "encode_profile"]
+
+PART_OFFSET_NS: Final = 1_000
+"""Delay of a part of a window, for each sample before it: of two profiles of equal time and labels
+Pyroscope's storage of version 1 gives out one, and it counts in milliseconds. Its twin: pprof.c."""
 
 # Field tags.
 _PROFILE_SAMPLE_TYPE: Final = b"\x0a"  # 1
@@ -133,7 +137,7 @@ def encode_profile(
     default = _PROFILE_DEFAULT_TYPE + varint(tables.string(shape.default_sample_type))
     out += [delimited(_PROFILE_STRING, text) for text in tables.encoded_strings()]
     out += [
-        _PROFILE_TIME_NANOS + varint(start_ns),
+        _PROFILE_TIME_NANOS + varint(start_ns + first_sample * PART_OFFSET_NS),
         _PROFILE_DURATION_NANOS + varint(max(0, end_ns - start_ns)),
         period_type,
         _PROFILE_PERIOD + varint(shape.period),

@@ -91,13 +91,17 @@ class Window:
         comments = (f"conprof {__version__}, {self._engine} engine", *_describe(counters))
         mapping_file = os.path.basename(sys.executable or "") or "python"
         for shape in naming.shapes:
-            first = 0
-            while first == 0 or naming.max_samples:
-                pprof = self._encode(shape, naming, mapping_file, comments, first)
+            bounded, first = naming, 0
+            while first == 0 or bounded.max_samples:
+                pprof = self._encode(shape, bounded, mapping_file, comments, first)
                 if pprof is None:
                     break
+                size = bounded.max_samples
+                if 0 < naming.max_bytes < len(pprof) and size > 1:
+                    bounded = bounded._replace(max_samples=size // 2)
+                    continue
                 yield EncodedProfile(shape.name, _gzip(pprof))
-                first += naming.max_samples or 1
+                first += size or 1
 
     def _otlp(
         self,

@@ -9,6 +9,9 @@
 #include "threads.h"
 #include "wire.h"
 
+/* Delay of a part of a window for each sample before it; the twin of PART_OFFSET_NS in _pprof.py. */
+#define PART_OFFSET_NS 1000u
+
 /* Where the labels of a record stand in `encoder.labels`, once they were asked for. */
 struct span {
     size_t first, bytes;
@@ -166,7 +169,8 @@ put_profile(struct encoder *encoder, struct conprof_wire *out)
     put_locations(encoder, out);
     put_functions(encoder, out);
     struct conprof_wire tail = {0};
-    conprof_wire_number(&tail, 9, (uint64_t)encoder->window->start_ns);
+    conprof_wire_number(&tail, 9,
+                        (uint64_t)encoder->window->start_ns + (uint64_t)first * PART_OFFSET_NS);
     conprof_wire_number(&tail, 10, (uint64_t)(encoder->window->end_ns - encoder->window->start_ns));
     put_value_type(encoder, &tail, 11, profile->period_type, profile->period_unit);
     conprof_wire_number(&tail, 12, (uint64_t)profile->period);

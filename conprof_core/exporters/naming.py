@@ -85,6 +85,7 @@ class Naming(NamedTuple):
         max_label_sets: distinct label sets in a profile; further ones are merged under the label
             ``conprof.overflow``. 0 is no bound, as below.
         max_samples: samples in a profile; a window with more becomes several profiles.
+        max_bytes: of a pprof, not compressed; what is larger becomes several, too.
         otlp: ``None`` when each shape is a pprof; else the window is OTLP requests.
     """
 
@@ -93,6 +94,7 @@ class Naming(NamedTuple):
     thread_label: str | None = None
     max_label_sets: int = 0
     max_samples: int = 0
+    max_bytes: int = 0
     otlp: OTLPResource | None = None
 
 
@@ -177,7 +179,8 @@ def pyroscope(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immuta
     Each label set becomes a series of its own there, so threads and the class of the status, which
     multiply series without telling much, are left out, and the rest is bounded. Dots in labels want
     quotes in a query, so known ones have none. A server takes 16 000 samples and 4 MiB in one
-    profile (grafana/pyroscope, ``pkg/validation``): half of that leaves room for long names.
+    profile (grafana/pyroscope, ``pkg/validation``), but its rate limit has room for 2 MiB only and
+    asks for patience for ever with what is larger (``pkg/distributor``, ``rateLimit``).
     """
     shapes = tuple(
         shape._replace(name=_PYROSCOPE_NAMES.get(shape.name, shape.name))
@@ -189,7 +192,7 @@ def pyroscope(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immuta
         ("http.response.status_class", ""),
         ("conprof.overflow", "conprof_overflow"),
     )
-    return Naming(shapes, labels, max_label_sets=500, max_samples=8_000)
+    return Naming(shapes, labels, max_label_sets=500, max_samples=8_000, max_bytes=1_500_000)
 
 
 # Tags of a process that its attributes repeat, or that would make a series of each process or

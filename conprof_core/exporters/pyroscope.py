@@ -1,13 +1,15 @@
 """Pushes to Grafana Pyroscope: ``push.v1.PusherService/Push`` as Connect unary, over ``requests``.
 
-One request a window, one series for each profile type, called as Pyroscope's own SDKs call them.
-The messages are two levels of strings and bytes (grafana/pyroscope, ``api/push/v1/push.proto``), so
-they are written by hand. Label sets of samples become series in the server.
+One series for each profile type, called as Pyroscope's own SDKs call them; one request a window,
+unless it is large. The messages are two levels of strings and bytes (grafana/pyroscope,
+``api/push/v1/push.proto``), so they are written by hand. Label sets of samples become series in the
+server.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from conprof_core._version import __version__
@@ -17,16 +19,22 @@ from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict,
 from conprof_core.exporters._answers import cause, certificates, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from conprof_core.exporters import EncodedProfile
 
 __all__ = ["PyroscopeExporter", "Target", "encode_push", "target_of"]
 
+# Each profile of a request is weighed by itself against a bucket of 2 MiB: of a larger request a part
+# is taken and a part is not, and what was taken would be taken again with the next attempt.
+_REQUEST_BYTES: Final = 1_500_000
 _PUSH_PATH: Final = "/push.v1.PusherService/Push"
 _FORM: Final = (
     "a Pyroscope server is written pyroscope+https://[user:password@]host[/prefix][?tenant=…]"
 )
-# Limits of a server by default (pkg/validation): 30 names a series, of 1024 and 2048 bytes.
-_MAX_LABELS: Final = 30
+# Limits of a server by default (pkg/validation): 30 names a series, of 1024 and 2048 bytes. The
+# labels of a sample count among the 30, and one name too many refuses the whole series.
+_MAX_LABELS: Final = 20
 _MAX_LABEL_NAME: Final = 1_024
 _MAX_LABEL_VALUE: Final = 2_048
 # Tags: every message of the request has two length-delimited fields.
@@ -96,9 +104,34 @@ class PyroscopeExporter:
         self._target = target_of(destination.url)
         self.name = f"Pyroscope at {self._target.shown}"
         self.naming = naming.pyroscope(destination.measured)
+        # Of the window that is to be tried again: which it is, and how many profiles were taken.
+        self._resumed: tuple[tuple[int, int, int], int] | None = None
 
     def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
-        """Try once; never raises for what a network or a server can do."""
+        """Try once; never raises for what a network or a server can do.
+
+        A window that was taken in part goes on, in the next attempt, where it stopped.
+        """
+        deadline = time.monotonic() + timeout_s
+        identity = (window.process_id, window.sequence, window.start_ns)
+        done = 0
+        if self._resumed is not None and self._resumed[0] == identity:
+            done = self._resumed[1]
+        self._resumed = None
+        refused = None
+        for profiles in _requests(window.profiles[done:]):
+            outcome = self._push(window, profiles, max(0.001, deadline - time.monotonic()))
+            if outcome.verdict is Verdict.RETRY:
+                self._resumed = (identity, done)
+                return outcome
+            if outcome.verdict is Verdict.REFUSED:
+                refused = refused or outcome
+            done += len(profiles)
+        return refused or Outcome(Verdict.DELIVERED)
+
+    def _push(
+        self, window: EncodedWindow, profiles: Sequence[EncodedProfile], timeout_s: float
+    ) -> Outcome:
         from requests import RequestException
 
         from conprof_core.exporters._transport import post
@@ -113,7 +146,7 @@ class PyroscopeExporter:
         try:
             answer = post(
                 self._target.url,
-                encode_push(window),
+                encode_push(window, profiles),
                 headers,
                 timeout_s=timeout_s,
                 auth=self._target.auth,
@@ -136,6 +169,9 @@ def _labels(window: EncodedWindow, series: str) -> dict[str, str]:
     labels = {
         "__name__": series,
         "service_name": window.service,
+        # Version 1 of the storage takes allocations for sums since the start of the process, and
+        # subtracts what came before, unless told that they are of this window.
+        "__delta__": "false",
         "otel.scope.name": "conprof",
         "otel.scope.version": __version__,
     }
@@ -152,10 +188,24 @@ def _cut(value: str) -> str:
     return encoded.decode("utf-8", "ignore")
 
 
-def encode_push(window: EncodedWindow) -> bytes:
-    """Return a ``PushRequest``: series, each with its labels and one profile."""
+def _requests(profiles: Sequence[EncodedProfile]) -> Iterable[Sequence[EncodedProfile]]:
+    """Part the profiles of a window, in order, into what one request holds."""
+    first = size = 0
+    for index, profile in enumerate(profiles):
+        # The last four bytes of a gzip are the size of its content (RFC 1952).
+        more = int.from_bytes(profile.pprof_gz[-4:], "little")
+        if index > first and size + more > _REQUEST_BYTES:
+            yield profiles[first:index]
+            first, size = index, 0
+        size += more
+    if profiles:
+        yield profiles[first:]
+
+
+def encode_push(window: EncodedWindow, profiles: Sequence[EncodedProfile] | None = None) -> bytes:
+    """Return a ``PushRequest``: series, each with its labels and one profile, by default all."""
     series = []
-    for profile in window.profiles:
+    for profile in window.profiles if profiles is None else profiles:
         labels = b"".join(_label_pairs(_labels(window, profile.name)))
         sample = delimited(_FIRST, profile.pprof_gz) + delimited(_SECOND, _uuid().encode("ascii"))
         series.append(delimited(_FIRST, labels + delimited(_SECOND, sample)))

@@ -19,7 +19,7 @@ from support.check_otlp import Request
 START_S = 60.0
 
 # Read at import: during a test no variable of ours is set.
-_BINARIES = {name: os.environ.get(f"CONPROF_{name.upper()}", "") for name in ("otelcol", "parca")}
+_BINARIES = {name: os.environ.get(f"CONPROF_{name.upper()}", "") for name in ("otelcol", "parca", "pyroscope")}
 
 
 def binary(name: str) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import os
-import re
-import threading
+import time
 import uuid
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from support.check_valid import check_bytes
+from support.fake_pyroscope import FakePyroscope, PushedSeries, read_push
 from support.pprof_reader import Profile
 
 from conprof_core import Config, ConfigError, Profiler, _native, labels, testing
@@ -22,7 +20,7 @@ from conprof_core._engine._table import PortableWindow
 from conprof_core._pprof import encode_profile
 from conprof_core._process import Process
 from conprof_core._window import Window
-from conprof_core.exporters import Destination, EncodedWindow, Verdict, create, naming
+from conprof_core.exporters import Destination, EncodedProfile, EncodedWindow, Verdict, create, naming
 from conprof_core.exporters.naming import Measured
 from conprof_core.exporters.pyroscope import encode_push, target_of
 
@@ -34,117 +32,46 @@ EVERYTHING = Measured(100, ("cpu", "heap", "wall", "tasks"))
 FRAMES = (("f", "/srv/f.py", 3, 1),)
 
 
-# A reader of the two messages that shares nothing with the writer.
+class Series(NamedTuple):
+    """One series that a server took, read and checked."""
+
+    labels: dict[str, str]
+    profiles: list[Profile]
+    ids: list[str]
 
 
-def fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(data):
-        key, at = number(data, at)
-        assert key & 7 == 2, "strings, bytes and messages only"
-        size, at = number(data, at)
-        assert at + size <= len(data)
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def number(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        value |= (data[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if data[at - 1] < 0x80:
-            return value, at
-
-
-class Series:
-    def __init__(self, data: bytes) -> None:
-        self.labels: dict[str, str] = {}
-        self.profiles: list[Profile] = []
-        self.ids: list[str] = []
-        for field, content in fields(data):
-            if field == 1:
-                pair = dict(fields(content))
-                name, value = pair[1].decode(), pair[2].decode()
-                assert name not in self.labels, "duplicate label name"
-                self.labels[name] = value
-            else:
-                assert field == 2
-                sample = dict(fields(content))
-                self.ids.append(sample[2].decode())
-                raw = gzip.decompress(sample[1])
-                assert len(raw) <= 4 << 20, "profile too large"
-                self.profiles.append(check_bytes(sample[1]))
+def read(series: list[PushedSeries]) -> list[Series]:
+    for one in series:
+        assert len(dict(one.labels)) == len(one.labels)
+        assert all(uuid.UUID(identity).version == 4 for identity, _ in one.profiles)
+    return [
+        Series(
+            dict(one.labels),
+            [check_bytes(data) for _, data in one.profiles],
+            [identity for identity, _ in one.profiles],
+        )
+        for one in series
+    ]
 
 
 def parse(body: bytes) -> list[Series]:
-    """Read a request as grafana/pyroscope's distributor does, with its default limits."""
-    found = [Series(content) for field, content in fields(body) if field == 1]
-    for series in found:
-        assert re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", series.labels["__name__"])
-        assert series.labels["service_name"]
-        assert len(series.labels) <= 30
-        for name, value in series.labels.items():
-            assert len(name.encode()) <= 1024
-            assert len(value.encode()) <= 2048
-        for profile in series.profiles:
-            assert len(profile.samples) <= 16_000
-            for kind, _ in profile.sample_types:
-                assert "-" not in kind, "sample type contains -"
-            for sample in profile.samples:
-                assert len(sample.labels) <= 100
-                assert len(sample.frames) <= 1000
-        for identity in series.ids:
-            assert uuid.UUID(identity).version == 4
-    return found
-
-
-class Server:
-    """Answers as told, and keeps what it took."""
-
-    def __init__(self) -> None:
-        self.status, self.headers, self.answer = 200, {}, b""
-        self.taken: list[list[Series]] = []
-        self.requests: list[tuple[str, dict[str, str]]] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                server.requests.append((self.path, dict(self.headers.items())))
-                assert self.headers["Content-Type"] == "application/proto"
-                if server.status == 200:
-                    server.taken.append(parse(body))
-                self.send_response(server.status)
-                for name, value in server.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(server.answer)))
-                self.end_headers()
-                self.wfile.write(server.answer)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    return read(read_push(body))
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
+def server() -> Iterator[FakePyroscope]:
+    running = FakePyroscope()
     yield running
     running.close()
 
 
-def window(rows: list[Row], measured: Measured = EVERYTHING, **options: Any) -> EncodedWindow:
-    taken = PortableWindow(rows, 1_700_000_000_000_000_000, {"truncated": 1})
+def window(
+    rows: list[Row],
+    measured: Measured = EVERYTHING,
+    names: naming.Naming | None = None,
+    **options: Any,
+) -> EncodedWindow:
+    taken = PortableWindow(rows, time.time_ns() - 45_000_000_000, {"truncated": 1})
     config = Config(application_name="shop", **options)
     made = Window(
         taken,
@@ -155,7 +82,7 @@ def window(rows: list[Row], measured: Measured = EVERYTHING, **options: Any) -> 
         requests={},
         tasks=[row for row in rows if row.tasks],
     )
-    return made.encode(naming.pyroscope(measured))
+    return made.encode(names or naming.pyroscope(measured))
 
 
 ROWS = [
@@ -166,7 +93,7 @@ ROWS = [
 ]
 
 
-def test_one_series_for_each_type_under_the_names_of_the_sdks(server: Server) -> None:
+def test_one_series_for_each_type_under_the_names_of_the_sdks(server: FakePyroscope) -> None:
     exporter = create(
         Destination(
             f"pyroscope+http://me:se%40cret@127.0.0.1:{server.port}/pyro/?tenant=acme",
@@ -181,11 +108,12 @@ def test_one_series_for_each_type_under_the_names_of_the_sdks(server: Server) ->
     assert path == "/pyro/push.v1.PusherService/Push"
     assert headers["X-Scope-OrgID"] == "acme"
     assert headers["Authorization"] == "Basic " + base64.b64encode(b"me:se@cret").decode()
-    series = {one.labels["__name__"]: one for one in server.taken[0]}
+    series = {one.labels["__name__"]: one for one in read(server.taken[0])}
     assert list(series) == ["process_cpu", "memory", "wall", "goroutine"]
     for one in series.values():
         assert one.labels["service_name"] == "shop"
         assert one.labels["tier"] == "web"
+        assert one.labels["__delta__"] == "false"
         assert not {"process_id", "runtime-id", "profile_seq"} & set(one.labels)
     cpu = series["process_cpu"].profiles[0]
     assert cpu.period_type == ("cpu", "nanoseconds")
@@ -197,14 +125,14 @@ def test_one_series_for_each_type_under_the_names_of_the_sdks(server: Server) ->
 
 
 @pytest.mark.parametrize("engine", [pytest.param("native", marks=NEEDS_NATIVE), "portable"])
-def test_a_real_window(server: Server, engine: str) -> None:
+def test_a_real_window(server: FakePyroscope, engine: str) -> None:
     exporter = create(Destination(f"pyroscope+http://127.0.0.1:{server.port}", Measured(), ""))
     profiler = Profiler(application_name="shop", engine=engine, exporters=[exporter])
     profiler.start()
     with labels({"http.route": "/burn"}):
         sum(i * i for i in range(3_000_000))
     profiler.stop()
-    (series,) = server.taken[-1]
+    (series,) = read(server.taken[-1])
     routes = {sample.labels.get("http_route") for sample in series.profiles[0].samples}
     assert "/burn" in routes
     assert not any("thread" in sample.labels for sample in series.profiles[0].samples)
@@ -267,15 +195,89 @@ def content(profile: Profile) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_a_large_window_is_split_and_nothing_is_lost() -> None:
-    rows = [
+def many(count: int) -> list[Row]:
+    return [
         Row((("f", "/srv/f.py", n + 1, 1),), (("tenant", str(n % 7)),), "", 1, n)
-        for n in range(20_000)
+        for n in range(count)
     ]
-    parts = parse(encode_push(window(rows, Measured())))
+
+
+def test_a_large_window_is_split_and_nothing_is_lost(server: FakePyroscope) -> None:
+    sent = window(many(20_000), Measured())
+    parts = parse(encode_push(sent))
     assert [len(part.profiles[0].samples) for part in parts] == [8000, 8000, 4000]
-    assert sum(part.profiles[0].total("cpu") for part in parts) == sum(range(20_000))
     assert len({identity for part in parts for identity in part.ids}) == 3
+    # Of equal time and labels the server would give out one.
+    assert len({part.profiles[0].time_nanos // 1_000_000 for part in parts}) == 3
+    exporter = create(Destination(f"pyroscope+http://127.0.0.1:{server.port}", Measured(), ""))
+    assert exporter.export(sent, 10).verdict is Verdict.DELIVERED
+    assert total(server) == sum(range(20_000))
+
+
+def total(server: FakePyroscope) -> int:
+    now_ms = time.time_ns() // 1_000_000
+    kind = "process_cpu:cpu:nanoseconds:cpu:nanoseconds"
+    return server.select(kind, '{service_name="shop"}', now_ms - 3_600_000, now_ms).total()
+
+
+def deep(count: int) -> list[Row]:
+    frames = [(f"function_{n}", f"/srv/shop/file_{n % 90}.py", n + 1, 1) for n in range(3_000)]
+    return [
+        Row(tuple(frames[(n + k * (1 + n // 3_000)) % 3_000] for k in range(256)), (), "", 1, n)
+        for n in range(count)
+    ]
+
+
+def size(profile: EncodedProfile) -> int:
+    return int.from_bytes(profile.pprof_gz[-4:], "little")
+
+
+def test_what_is_more_than_a_server_ever_takes_at_once_is_parted(server: FakePyroscope) -> None:
+    rows, names = deep(5_000), naming.pyroscope(Measured())
+    server.storage = 2  # where what is pushed twice counts twice
+    url = f"pyroscope+http://127.0.0.1:{server.port}"
+    exporter = create(Destination(url, Measured(), ""))
+    whole = window(rows, Measured(), names=names._replace(max_bytes=0))
+    assert len(whole.profiles) == 1
+    assert size(whole.profiles[0]) > 2 << 20
+    assert exporter.export(whole, 10).verdict is Verdict.RETRY, "the premise: it never fits"
+    sent = window(rows, Measured())
+    assert all(size(profile) < 1_500_000 for profile in sent.profiles)
+    server.rate_bytes = 0
+    outcome = exporter.export(sent, 10)
+    assert outcome.verdict is Verdict.RETRY, "the premise: together they are too much"
+    assert "HTTP 429" in outcome.detail
+    assert 0 < total(server) < sum(range(5_000)), "the premise: a part was taken"
+    server.limited = False
+    assert exporter.export(sent, 10).verdict is Verdict.DELIVERED
+    assert total(server) == sum(range(5_000)), "all of it, and nothing twice"
+    assert exporter.export(sent, 10).verdict is Verdict.DELIVERED
+    assert total(server) == 2 * sum(range(5_000)), "the premise: it would count twice"
+
+
+def test_labels_of_samples_have_room_beside_those_of_the_process(server: FakePyroscope) -> None:
+    process = {f"p{n}": "v" for n in range(60)}
+    own = tuple((f"s{n}", "v") for n in range(10))
+    exporter = create(Destination(f"pyroscope+http://127.0.0.1:{server.port}", Measured(), ""))
+    sent = window([Row(FRAMES, own, "", 1, 5)], Measured(), labels=process)
+    assert exporter.export(sent, 10).verdict is Verdict.DELIVERED
+    assert len(server.stored[0].labels) == 29, "30 without __delta__"
+    more = window([Row(FRAMES, (*own, ("one", "more")), "", 1, 5)], Measured(), labels=process)
+    outcome = exporter.export(more, 10)
+    assert outcome.verdict is Verdict.REFUSED
+    assert "has 31 label names; limit 30" in outcome.detail
+
+
+def test_allocations_are_those_of_the_window(server: FakePyroscope) -> None:
+    rows = [Row(FRAMES, (("http.route", "/x"),), "", alloc_bytes=900, alloc_objects=9)]
+    exporter = create(Destination(f"pyroscope+http://127.0.0.1:{server.port}", EVERYTHING, ""))
+    now_ms = time.time_ns() // 1_000_000
+    for _ in range(3):
+        assert exporter.export(window(rows), 10).verdict is Verdict.DELIVERED
+        time.sleep(0.002)
+    kind = "memory:alloc_space:bytes:space:bytes"
+    found = server.select(kind, '{http_route="/x"}', now_ms - 60_000, now_ms)
+    assert found.total() == 3 * 900
 
 
 @pytest.mark.parametrize(
@@ -290,7 +292,7 @@ def test_a_large_window_is_split_and_nothing_is_lost() -> None:
         (503, Verdict.RETRY, "HTTP 503"),
     ],
 )
-def test_answers(server: Server, status: int, verdict: Verdict, words: str) -> None:
+def test_answers(server: FakePyroscope, status: int, verdict: Verdict, words: str) -> None:
     server.status, server.answer, server.headers = status, b"invalid_argument", {"Retry-After": "7"}
     exporter = create(Destination(f"pyroscope+http://127.0.0.1:{server.port}", Measured(), ""))
     outcome = exporter.export(window(ROWS[:1], Measured()), 10)
