@@ -36,10 +36,11 @@ test-browser: $(BIN)/python
 	$(BIN)/pytest tests/agent $(or $(ARGS),-m "browser or slow")
 
 ## test-conformance   what real receivers make of an upload: a Collector built from source, and others if named
-# CONPROF_PYROSCOPE and CONPROF_PARCA name the binaries of a Pyroscope and a Parca.
+# CONPROF_PYROSCOPE and CONPROF_PARCA name the binaries of a Pyroscope and a Parca, whose modules a
+# module proxy may not have; the summary says which receiver was real.
 test-conformance: $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e ".[test]" "grpcio>=1.60"
-	CONPROF_OTELCOL=$$(.ci/get-otelcol) $(BIN)/pytest tests/conformance $(ARGS)
+	CONPROF_OTELCOL=$$(.ci/get-otelcol) $(BIN)/pytest -rs tests/conformance $(ARGS)
 
 ## test-all  run the tests on every interpreter from 3.11 to 3.15, portable engine and no compiler included
 test-all:

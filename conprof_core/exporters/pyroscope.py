@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PyroscopeExporter", "Target", "encode_push", "target_of"]
 
-# Each profile of a request is weighed by itself against a bucket of 2 MiB: of a larger request a part
-# is taken and a part is not, and what was taken would be taken again with the next attempt.
+# Each profile of a request is weighed by itself against a bucket of 2 MiB: of a larger request a
+# part is taken and a part is not, and what was taken would be taken again with the next attempt.
 _REQUEST_BYTES: Final = 1_500_000
 _PUSH_PATH: Final = "/push.v1.PusherService/Push"
 _FORM: Final = (

@@ -19,14 +19,25 @@ from support.check_otlp import Request
 START_S = 60.0
 
 # Read at import: during a test no variable of ours is set.
-_BINARIES = {name: os.environ.get(f"CONPROF_{name.upper()}", "") for name in ("otelcol", "parca", "pyroscope")}
+BINARIES = {
+    name: os.environ.get(f"CONPROF_{name.upper()}", "")
+    for name in ("otelcol", "parca", "pyroscope")
+}
+
+
+INSTEAD = {
+    "otelcol": "its rules are those of support/check_otlp.py",
+    "parca": "its rules are those of support/check_otlp.py and support/check_valid.py",
+    "pyroscope": "a fake stands in its place, support/fake_pyroscope.py",
+}
+"""Where the rules of a receiver that is not here are kept."""
 
 
 def binary(name: str) -> str:
     """Return the path of a receiver; skips the test where none is named."""
-    if not _BINARIES[name]:
+    if not BINARIES[name]:
         pytest.skip(f"CONPROF_{name.upper()} names no binary; see make test-conformance")
-    return _BINARIES[name]
+    return BINARIES[name]
 
 
 def free_port() -> int:

@@ -85,9 +85,7 @@ def select(port: int, profile_type: str, selector: str) -> Counter[str]:
         profile = json.load(answer)
     texts = profile.get("stringTable", [])
     names = {one["id"]: texts[int(one["name"])] for one in profile.get("function", [])}
-    leaves = {
-        one["id"]: names[one["line"][0]["functionId"]] for one in profile.get("location", [])
-    }
+    leaves = {one["id"]: names[one["line"][0]["functionId"]] for one in profile.get("location", [])}
     found = Counter[str]()
     for sample in profile.get("sample", []):
         found[leaves[sample["locationId"][0]]] += int(sample["value"][0])

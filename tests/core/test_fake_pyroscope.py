@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.fake_pyroscope import STATUS, FakePyroscope, Refused
+from support.fake_pyroscope import STATUS, FakePyroscope, RefusedError
 
 from conprof_core._engine import Row
 from conprof_core._pprof import encode_profile
@@ -75,8 +75,16 @@ DASHED = SHAPES["cpu"]._replace(sample_types=(("cpu-time", "nanoseconds", "cpu_n
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
     "nothing": (lambda: b"", "invalid_argument", "no profiles received"),
-    "no name": (lambda: push({"service_name": "shop"}, pprof(ONE)), "invalid_argument", "metric name"),
-    "a dash": (lambda: push(GOOD, pprof(ONE, DASHED)), "invalid_argument", "sample type contains -"),
+    "no name": (
+        lambda: push({"service_name": "shop"}, pprof(ONE)),
+        "invalid_argument",
+        "metric name",
+    ),
+    "a dash": (
+        lambda: push(GOOD, pprof(ONE, DASHED)),
+        "invalid_argument",
+        "sample type contains -",
+    ),
     "too old": (lambda: push(GOOD, pprof(ONE, age_s=3601)), "invalid_argument", "ingestion window"),
     "too new": (lambda: push(GOOD, pprof(ONE, age_s=-601)), "invalid_argument", "ingestion window"),
     "a label twice": (
@@ -104,9 +112,21 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
         "invalid_argument",
         "label name too long",
     ),
-    "16 001 samples": (lambda: push(GOOD, pprof(wide(16_001))), "invalid_argument", "samples count limit"),
-    "more than the bucket": (lambda: push(GOOD, pprof(large(2 * MEBI))), "resource_exhausted", "rate limit"),
-    "4 MiB": (lambda: push(GOOD, pprof(large(4 * MEBI))), "invalid_argument", "payload size exceeds limit"),
+    "16 001 samples": (
+        lambda: push(GOOD, pprof(wide(16_001))),
+        "invalid_argument",
+        "samples count limit",
+    ),
+    "more than the bucket": (
+        lambda: push(GOOD, pprof(large(2 * MEBI))),
+        "resource_exhausted",
+        "rate limit",
+    ),
+    "4 MiB": (
+        lambda: push(GOOD, pprof(large(4 * MEBI))),
+        "invalid_argument",
+        "payload size exceeds limit",
+    ),
     "a broken profile": (lambda: push(GOOD, pprof(ONE)[:-3]), "unknown", "cut off"),
 }
 
@@ -115,7 +135,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str, str]] = {
 def test_what_is_refused(server: FakePyroscope, name: str) -> None:
     make, code, words = REFUSED[name]
     body = make()
-    with pytest.raises(Refused, match=words) as raised:
+    with pytest.raises(RefusedError, match=words) as raised:
         server.push(body)
     assert raised.value.code == code
     assert not server.stored
@@ -171,7 +191,7 @@ def test_what_a_client_hears(server: FakePyroscope) -> None:
 
 
 def test_of_a_request_the_series_in_order_are_kept(server: FakePyroscope) -> None:
-    with pytest.raises(Refused, match="push series with index 1 and id an-id failed"):
+    with pytest.raises(RefusedError, match="push series with index 1 and id an-id failed"):
         server.push(push(GOOD, pprof(ONE)) + push(GOOD, pprof(ONE, DASHED)))
     assert server.stored
     assert not server.taken

@@ -20,7 +20,14 @@ from conprof_core._engine._table import PortableWindow
 from conprof_core._pprof import encode_profile
 from conprof_core._process import Process
 from conprof_core._window import Window
-from conprof_core.exporters import Destination, EncodedProfile, EncodedWindow, Verdict, create, naming
+from conprof_core.exporters import (
+    Destination,
+    EncodedProfile,
+    EncodedWindow,
+    Verdict,
+    create,
+    naming,
+)
 from conprof_core.exporters.naming import Measured
 from conprof_core.exporters.pyroscope import encode_push, target_of
 

@@ -20,13 +20,18 @@ from typing import Any, NamedTuple
 
 from support.pprof_reader import Profile, WireError, parse
 
-__all__ = ["FakePyroscope", "PushedSeries", "Refused", "Stored", "read_push"]
+__all__ = ["FakePyroscope", "PushedSeries", "RefusedError", "Stored", "read_push"]
 
 MAX_LABEL_NAMES, MAX_LABEL_NAME, MAX_LABEL_VALUE = 30, 1024, 2048
 MAX_PROFILE_BYTES, MAX_SAMPLES, MAX_SAMPLE_LABELS, MAX_DEPTH = 4 << 20, 16_000, 100, 1000
 BURST_BYTES, RATE_BYTES = 2 << 20, 4 << 20
 OLDEST_S, NEWEST_S = 3600, 600
-STATUS = {"invalid_argument": 400, "unauthenticated": 401, "resource_exhausted": 429, "unknown": 500}
+STATUS = {
+    "invalid_argument": 400,
+    "unauthenticated": 401,
+    "resource_exhausted": 429,
+    "unknown": 500,
+}
 # Labels of samples that do not make a series: they lead from a span to its samples.
 SPAN_LABELS = ("span_id", "trace_id", "profile_id")
 DIFFERENCES = {("memory", "alloc_objects"), ("memory", "alloc_space")}
@@ -34,7 +39,7 @@ DIFFERENCES = {("memory", "alloc_objects"), ("memory", "alloc_space")}
 Stack = tuple[str, ...]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request, or one series of it, is not taken."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -76,10 +81,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
     while at < len(data):
         key, at = _number(data, at)
         if key & 7 != 2:
-            raise Refused("invalid_argument", "strings, bytes and messages only")
+            raise RefusedError("invalid_argument", "strings, bytes and messages only")
         size, at = _number(data, at)
         if at + size > len(data):
-            raise Refused("invalid_argument", "unexpected EOF")
+            raise RefusedError("invalid_argument", "unexpected EOF")
         yield key >> 3, data[at : at + size]
         at += size
 
@@ -118,8 +123,8 @@ class FakePyroscope:
     Attributes:
         storage: 1 for the storage of Pyroscope 1.x, 2 for that of 2.x.
         tenants: whether a request must name its tenant.
-        limited, rate_bytes: whether the rate limit holds, and what a second adds to its bucket, which
-            is full at first.
+        limited: whether the rate limit holds; its bucket is full at first.
+        rate_bytes: what a second adds to the bucket.
         status, headers, answer: what is answered to every push instead, unless 200.
         requests: (path, headers) of every request.
         taken: what was pushed, a list for each request that was taken as a whole.
@@ -158,12 +163,12 @@ class FakePyroscope:
             for identity, data in one.profiles:
                 try:
                     self.take(list(one.labels), *_profile(data))
-                except Refused as error:
+                except RefusedError as error:
                     text = f"push series with index {count} and id {identity} failed: {error}"
-                    refused.append(Refused(error.code, text))
+                    refused.append(RefusedError(error.code, text))
                 count += 1
         if not count:
-            raise Refused("invalid_argument", "no profiles received")
+            raise RefusedError("invalid_argument", "no profiles received")
         if refused:
             raise refused[0]
         self.taken.append(series)
@@ -188,7 +193,7 @@ class FakePyroscope:
             self._bucket, self._filled = min(BURST_BYTES, self._bucket + gained), now
             if self.limited and size > self._bucket:
                 text = f"push rate limit (4.0 MiB) exceeded while adding {size} B"
-                raise Refused("resource_exhausted", text)
+                raise RefusedError("resource_exhausted", text)
             self._bucket -= size
 
     def _keep(self, labels: dict[str, str], profile: Profile, samples: list[int]) -> None:
@@ -237,7 +242,7 @@ class FakePyroscope:
     def select_json(self, question: dict[str, Any]) -> dict[str, Any]:
         """Answer ``SelectMergeProfile`` as protojson writes ``google.v1.Profile``."""
         if not question.get("profileTypeID") or not question.get("labelSelector"):
-            raise Refused("invalid_argument", "profile-type is required")
+            raise RefusedError("invalid_argument", "profile-type is required")
         span = int(question["start"]), int(question["end"])
         found = self.select(question["profileTypeID"], question["labelSelector"], *span)
         names = sorted({name for stack in found for name in stack})
@@ -257,11 +262,13 @@ def _profile(data: bytes) -> tuple[Profile, int]:
     """Return a profile and its size when not compressed."""
     raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     if len(raw) > MAX_PROFILE_BYTES:
-        raise Refused("invalid_argument", "uncompressed profile payload size exceeds limit of 4 MB")
+        raise RefusedError(
+            "invalid_argument", "uncompressed profile payload size exceeds limit of 4 MB"
+        )
     try:
         return parse(raw), len(raw)
     except WireError as error:
-        raise Refused("unknown", str(error)) from error
+        raise RefusedError("unknown", str(error)) from error
 
 
 def _check_profile(profile: Profile, size: int) -> None:
@@ -287,7 +294,7 @@ def _check_profile(profile: Profile, size: int) -> None:
     }
     for problem, holds in problems.items():
         if holds:
-            raise Refused("invalid_argument", problem)
+            raise RefusedError("invalid_argument", problem)
 
 
 def _split(profile: Profile) -> list[tuple[tuple[tuple[str, str], ...], list[int]]]:
@@ -322,7 +329,7 @@ def _check_labels(labels: list[tuple[str, str]]) -> None:
     }
     for problem, holds in problems.items():
         if holds:
-            raise Refused("invalid_argument", f"profile series {problem}")
+            raise RefusedError("invalid_argument", f"profile series {problem}")
 
 
 def _handler(server: FakePyroscope) -> type[BaseHTTPRequestHandler]:
@@ -341,7 +348,10 @@ def _handler(server: FakePyroscope) -> type[BaseHTTPRequestHandler]:
                 self._serve(kind, answer, body)
 
         def _serve(
-            self, kinds: tuple[str, ...], answer: Callable[[FakePyroscope, bytes], bytes], body: bytes
+            self,
+            kinds: tuple[str, ...],
+            answer: Callable[[FakePyroscope, bytes], bytes],
+            body: bytes,
         ) -> None:
             if self.headers["Content-Type"] not in kinds:
                 self._answer(415, b"")
@@ -350,9 +360,9 @@ def _handler(server: FakePyroscope) -> type[BaseHTTPRequestHandler]:
                 body = gzip.decompress(body)
             try:
                 if server.tenants and not self.headers["X-Scope-OrgID"]:
-                    raise Refused("unauthenticated", "no org id")
+                    raise RefusedError("unauthenticated", "no org id")
                 self._answer(200, answer(server, body))
-            except Refused as error:
+            except RefusedError as error:
                 said = json.dumps({"code": error.code, "message": str(error)})
                 self._answer(STATUS[error.code], said.encode())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.fake_pyroscope import FakePyroscope, Refused
+from support.fake_pyroscope import FakePyroscope, RefusedError
 from support.pprof_reader import Frame, Label, Profile, Sample, ValueType
 
 __all__ = ["export"]
@@ -19,9 +19,9 @@ def export(server: FakePyroscope, body: bytes) -> None:
     try:
         message.ParseFromString(body)
     except DecodeError as error:
-        raise Refused("invalid_argument", "Failed to parse protobuf request") from error
+        raise RefusedError("invalid_argument", "Failed to parse protobuf request") from error
     if not message.HasField("dictionary") or not message.resource_profiles:
-        raise Refused("unknown", "missing profile metadata dictionary, or resource profiles")
+        raise RefusedError("unknown", "missing profile metadata dictionary, or resource profiles")
     try:
         found = [
             (_labels(resource.resource, scope.scope), _convert(profile, message.dictionary))
@@ -30,12 +30,12 @@ def export(server: FakePyroscope, body: bytes) -> None:
             for profile in scope.profiles
         ]
     except (IndexError, ValueError) as error:
-        raise Refused("unknown", f"failed to convert otel profile: {error}") from error
+        raise RefusedError("unknown", f"failed to convert otel profile: {error}") from error
     refused = []
     for labels, (name, profile, size) in found:
         try:
             server.take([("__name__", name), *labels], profile, size)
-        except Refused as error:
+        except RefusedError as error:
             refused.append(error)
     if refused:
         raise refused[0]
