@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from conprof_asgi.routes import RouteFinder
 from conprof_core import (
@@ -16,6 +16,9 @@ from conprof_core import (
     is_running,
     request_scope,
 )
+
+if TYPE_CHECKING:
+    from conprof_core.pull import PullASGI
 
 __all__ = ["ConprofMiddleware"]
 
@@ -39,6 +42,8 @@ class ConprofMiddleware:
     every worker and in no supervising process. Mounted applications may have the middleware
     too: the outermost one counts. Nothing here raises into the application.
 
+    With ``pull=True`` it answers ``/debug/pprof/`` itself.
+
     Raises:
         ConfigError: an option cannot be used.
     """
@@ -47,12 +52,16 @@ class ConprofMiddleware:
         self.app = app
         self._profiler = Profiler(**options)
         self._routes = RouteFinder(app)
+        self._pull = _pull(self._profiler)
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if not self._started and kind in ("lifespan", "http", "websocket"):
             self._start()
+        if self._pull is not None and self._pull.takes(scope):
+            await self._pull(scope, receive, send)
+            return
         if kind not in ("http", "websocket") or _MARK in scope or not is_running():
             await self.app(scope, receive, send)
             return
@@ -70,6 +79,15 @@ class ConprofMiddleware:
             self._profiler.start()
         except ConprofError as error:
             _log.warning("%s", error)
+
+
+def _pull(profiler: Profiler) -> PullASGI | None:
+    if not profiler.config.pull or profiler.config.disabled:
+        return None
+    # Imported here: few want it.
+    from conprof_core.pull import PullASGI
+
+    return PullASGI(profiler.config)
 
 
 class _Request:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 from conprof_core import exporters
-from conprof_core._options import OPTION_NAMED, OPTIONS, ProfileType
+from conprof_core._options import NOWHERE, OPTION_NAMED, OPTIONS, ProfileType
 from conprof_core.errors import ConfigError
 from conprof_core.exporters.naming import Measured
 
@@ -41,6 +41,8 @@ class Config:
     server_token: str | None
     upload_timeout: float
     export_to: tuple[str, ...]
+    pull: bool
+    pull_token: str | None
     spool_dir: str
     spool_bytes: int
     carry_labels: bool
@@ -97,6 +99,8 @@ class Config:
 
     def destinations(self) -> tuple[exporters.Destination, ...]:
         """Return where windows go, in the order of ``export_to``; by default the agent."""
+        if self.export_to == (NOWHERE,):
+            return ()
         return tuple(
             exporters.Destination(
                 url, self.measured, self.agent_socket, self.server_id, self.server_token

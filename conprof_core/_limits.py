@@ -46,6 +46,18 @@ MAX_TASKS_READ: Final = 10_000
 EXIT_FLUSH_S: Final = 2.0
 """Longest delay of interpreter exit, and of SIGTERM, for the last window."""
 
+MAX_READERS: Final = 16
+"""Reads of ``/debug/pprof/…?seconds=N`` at once; each holds at most a window of its own."""
+
+MAX_READ_S: Final = 120.0
+"""Longest such read."""
+
+MAX_PIECES: Final = 8
+"""Windows cut within a period that are kept apart; then they are added up."""
+
+MAX_TOTAL_LABEL_SETS: Final = 256
+"""Label sets in the sums of all allocations so far, which stay for as long as the process."""
+
 MIN_RATE_HZ: Final = 1
 MAX_RATE_HZ: Final = 1_000
 
@@ -58,3 +70,6 @@ MAX_SPOOL_BYTES: Final = 1 << 40
 
 TRACED_FRAMES: Final = 16
 """Frames that ``tracemalloc`` keeps of an allocation, where it stands in for the heap profile."""
+
+MIN_TOKEN: Final = 16
+"""Characters of a token that opens ``/debug/pprof/`` to other machines."""

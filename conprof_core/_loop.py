@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from conprof_core import _log, _scope
 from conprof_core._config import Config
+from conprof_core._cuts import Cuts
 from conprof_core._engine import Engine, Row
 from conprof_core._options import ProfileType
 from conprof_core._process import Process
@@ -52,7 +53,11 @@ class Loop:
         )
         # Two locks: taking a window is short, sending may last. Neither is held across a fork by
         # this design: the child makes a new Loop and never touches the locks of the old one.
-        self._collecting = new_lock()
+        self.cuts = Cuts(
+            engine,
+            sums_allocations=config.pull and ProfileType.HEAP in config.profile_types,
+        )
+        self._collecting = self.cuts.lock
         self._sending = new_lock()
         self._sequence = 0
         self._paused = False
@@ -97,7 +102,8 @@ class Loop:
         planned = self._next_turn if now - self._next_turn < config.period else now
         if self._paused:
             self._next_turn = planned + config.cpu_duration
-            self._engine.take_window()  # the pause; it holds nothing
+            with self._collecting:
+                self.cuts.drop()
             _scope.take_requests()
             self._engine.resume()
             self._paused = False
@@ -116,7 +122,7 @@ class Loop:
             lost = self.lost_windows
             _scope.settle()
             window = Window(
-                self._engine.take_window(),
+                self.cuts.take(),
                 self._process,
                 engine=self._engine.name,
                 sequence=self._sequence,
@@ -147,6 +153,8 @@ class Loop:
         """Rows of a snapshot; none when it fails, and the window goes without."""
         if ProfileType.TASKS not in self._config.profile_types:
             return []
+        if not self.queues and self._observer is None:
+            return []  # nobody gets them: who pulls takes a snapshot of its own
         with _log.guard("tasks"):
             # Imported here: without the profile type nobody needs it.
             from conprof_core._engine.tasks import snapshot
@@ -238,6 +246,7 @@ class Loop:
     def shutdown(self) -> None:
         """Release the exporters; what is queued and not on disk is lost, and counted as dropped."""
         self._ended = True
+        self.cuts.shut_down()
         self._close_queues()
         for queue in self.queues:
             with _log.guard("shutdown"):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from conprof_core import exporters
+from conprof_core._agent_socket import agent_socket, default_agent_socket
 from conprof_core._engine import ENGINES
 from conprof_core._limits import (
     MAX_HEAP_OLD_WINDOWS,
@@ -22,10 +23,14 @@ from conprof_core._limits import (
     MIN_HEAP_SAMPLE_BYTES,
     MIN_RATE_HZ,
     MIN_SPOOL_BYTES,
+    MIN_TOKEN,
 )
 from conprof_core.errors import ConfigError
 
-__all__ = ["OPTIONS", "OPTION_NAMED", "Option", "ProfileType", "default_agent_socket"]
+__all__ = ["NOWHERE", "OPTIONS", "OPTION_NAMED", "Option", "ProfileType"]
+
+NOWHERE: Final = "none:"
+"""The one URL of ``export_to`` that names no destination: profiles are only pulled."""
 
 
 class ProfileType(StrEnum):
@@ -39,22 +44,6 @@ class ProfileType(StrEnum):
 
 _TYPE_ALIASES: Final = {"goroutine": "tasks", "goroutines": "tasks"}
 """What Go and its probe call it."""
-
-AGENT_SOCKET_FORMS: Final = (
-    "allowed are unix:///path/agent.sock, tcp://host:port, http://host:port, https://host:port"
-)
-_AGENT_SCHEMES: Final = frozenset({"unix", "tcp", "http", "https"})
-
-
-def default_agent_socket() -> str:
-    """Return where the Blackfire Agent listens on this operating system by default."""
-    if sys.platform == "win32":
-        return "tcp://127.0.0.1:8307"
-    if sys.platform == "darwin":
-        prefix = "/opt/homebrew" if os.uname().machine == "arm64" else "/usr/local"
-        return f"unix://{prefix}/var/run/blackfire-agent.sock"
-    return "unix:///var/run/blackfire/agent.sock"
-
 
 # Each parser takes what a caller or a variable gave and returns the value as Config holds it, or
 # raises ConfigError. Text is accepted everywhere, so that one parser serves both.
@@ -137,6 +126,18 @@ def _secret(option: str, value: object) -> str | None:
     raise ConfigError(option, "(hidden)", "allowed is a string")
 
 
+def _token(option: str, value: object) -> str | None:
+    token = _secret(option, value)
+    if token is None:
+        return None
+    # What a header can carry, and nobody guesses.
+    if len(token) < MIN_TOKEN or not (token.isascii() and token.isprintable()) or " " in token:
+        raise ConfigError(
+            option, "(hidden)", f"allowed are {MIN_TOKEN} or more ASCII characters without blanks"
+        )
+    return token
+
+
 def _flag(option: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -153,28 +154,6 @@ def _engine(option: str, value: object) -> str | None:
     if value is None or value in ENGINES:
         return value if isinstance(value, str) else None
     raise ConfigError(option, value, f"allowed is one of {', '.join(ENGINES)}")
-
-
-def _agent_socket(option: str, value: object) -> str:
-    text = value.strip() if isinstance(value, str) else ""
-    scheme, separator, address = text.partition("://")
-    address = address.rstrip("/")
-    if not separator or scheme.lower() not in _AGENT_SCHEMES or not address:
-        raise ConfigError(option, value, AGENT_SOCKET_FORMS)
-    if any(character.isspace() or not character.isprintable() for character in address):
-        raise ConfigError(option, value, AGENT_SOCKET_FORMS)
-    if scheme.lower() != "unix":
-        _check_port(option, value, address)
-    return f"{scheme.lower()}://{address}"
-
-
-def _check_port(option: str, value: object, address: str) -> None:
-    host, colon, port = address.split("/", 1)[0].rpartition(":")
-    if colon and not port.endswith("]"):
-        if not (port.isdecimal() and 0 < int(port) < 65536 and host):
-            raise ConfigError(option, value, AGENT_SOCKET_FORMS)
-    elif value is not None and str(value).startswith("tcp:"):
-        raise ConfigError(option, value, AGENT_SOCKET_FORMS)
 
 
 def _words(option: str, value: object, allowed: str) -> list[str]:
@@ -209,6 +188,10 @@ def _export_to(option: str, value: object) -> tuple[str, ...]:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     urls = tuple(_words(option, value, "allowed is a URL or a list of URLs"))
+    if NOWHERE in urls:
+        if len(set(urls)) > 1:
+            raise ConfigError(option, value, f"{NOWHERE} means no destination, and stands alone")
+        return (NOWHERE,)
     for url in urls:
         exporters.check_url(option, url)
     return urls
@@ -322,7 +305,7 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "agent_socket",
         ("BLACKFIRE_AGENT_SOCKET",),
-        _agent_socket,
+        agent_socket,
         "where the Blackfire Agent listens",
         default=default_agent_socket(),
     ),
@@ -341,8 +324,18 @@ OPTIONS: Final[tuple[Option, ...]] = (
         "export_to",
         ("CONPROF_EXPORT_TO",),
         _export_to,
-        "URLs; default: the agent socket",
+        "URLs; default: the agent socket; none: for no destination",
         default=(),
+    ),
+    Option(
+        "pull", ("CONPROF_PULL",), _flag, "let the adapters answer /debug/pprof/", default=False
+    ),
+    Option(
+        "pull_token",
+        ("CONPROF_PULL_TOKEN",),
+        _token,
+        "what a reader of /debug/pprof/ must know; default: only this machine may read",
+        secret=True,
     ),
     Option(
         "spool_dir",

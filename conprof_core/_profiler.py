@@ -17,7 +17,7 @@ from conprof_core._threads import Lock, new_rlock
 from conprof_core.errors import AlreadyRunningError, EngineUnavailableError
 from conprof_core.exporters import Exporter, create
 
-__all__ = ["Profiler", "flush", "is_running", "start", "stats", "stop"]
+__all__ = ["Profiler", "flush", "is_running", "session", "start", "stats", "stop"]
 
 _PREFORK_WAIT_S = 0.5
 
@@ -363,6 +363,12 @@ def flush(timeout: float | None = None) -> bool:
 def is_running() -> bool:
     """Return whether a profiler runs in this process."""
     return _state.session is not None
+
+
+def session() -> Session | None:
+    """Return the session of this process, for the pull handler."""
+    found = _state.session
+    return found if found is not None and found.process.pid == os.getpid() else None
 
 
 def stats() -> dict[str, Any]:

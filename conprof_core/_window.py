@@ -14,7 +14,7 @@ from conprof_core._version import __version__
 from conprof_core.exporters import EncodedProfile, EncodedWindow
 from conprof_core.exporters.naming import COLUMNS, Naming, OTLPResource, Shape
 
-__all__ = ["Window"]
+__all__ = ["Window", "compressed", "describe", "mapping_file"]
 
 _TASK_COLUMNS = frozenset(COLUMNS["tasks"])
 # As Go's runtime/pprof does: half the CPU of the usual level 6, for an eighth more bytes.
@@ -88,19 +88,18 @@ class Window:
         )
 
     def _pprofs(self, naming: Naming, counters: Mapping[str, int]) -> Iterator[EncodedProfile]:
-        comments = (f"conprof {__version__}, {self._engine} engine", *_describe(counters))
-        mapping_file = os.path.basename(sys.executable or "") or "python"
+        comments = describe(self._engine, counters)
         for shape in naming.shapes:
             bounded, first = naming, 0
             while first == 0 or bounded.max_samples:
-                pprof = self._encode(shape, bounded, mapping_file, comments, first)
+                pprof = self._encode(shape, bounded, mapping_file(), comments, first)
                 if pprof is None:
                     break
                 size = bounded.max_samples
                 if 0 < naming.max_bytes < len(pprof) and size > 1:
                     bounded = bounded._replace(max_samples=size // 2)
                     continue
-                yield EncodedProfile(shape.name, _gzip(pprof))
+                yield EncodedProfile(shape.name, compressed(pprof))
                 first += size or 1
 
     def _otlp(
@@ -131,7 +130,7 @@ class Window:
             attributes=lost,
         )
         if request is not None:
-            yield EncodedProfile("otlp", _gzip(request))
+            yield EncodedProfile("otlp", compressed(request))
         # A request has one dictionary, and the engine's is written without the GIL: tasks, which
         # are few, have a request of their own.
         request = encode_request(
@@ -145,14 +144,14 @@ class Window:
             attributes=lost,
         )
         if request is not None:
-            yield EncodedProfile("otlp", _gzip(request))
+            yield EncodedProfile("otlp", compressed(request))
 
     def _encode(
-        self, shape: Shape, naming: Naming, mapping_file: str, comments: tuple[str, ...], first: int
+        self, shape: Shape, naming: Naming, file: str, comments: tuple[str, ...], first: int
     ) -> bytes | None:
         if not _is_of_tasks(shape):
             return self._taken.encode_pprof(
-                shape, naming, mapping_file=mapping_file, comments=comments, first_sample=first
+                shape, naming, mapping_file=file, comments=comments, first_sample=first
             )
         return encode_profile(
             self._tasks,
@@ -160,7 +159,7 @@ class Window:
             naming,
             start_ns=self._taken.start_ns,
             end_ns=self._taken.end_ns,
-            mapping_file=mapping_file,
+            mapping_file=file,
             comments=comments,
             first_sample=first,
         )
@@ -178,11 +177,19 @@ def _is_of_tasks(shape: Shape) -> bool:
     return all(column in _TASK_COLUMNS for _, _, column in shape.sample_types)
 
 
-def _describe(counters: Mapping[str, int]) -> list[str]:
-    return [f"{reason}: {count}" for reason, count in sorted(counters.items())]
+def mapping_file() -> str:
+    """Return what a profile says of the program it is of: the name of the interpreter."""
+    return os.path.basename(sys.executable or "") or "python"
 
 
-def _gzip(data: bytes) -> bytes:
+def describe(engine: str, counters: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the comments of a profile: who made it, and what is not in it."""
+    lost = (f"{reason}: {count}" for reason, count in sorted(counters.items()))
+    return (f"conprof {__version__}, {engine} engine", *lost)
+
+
+def compressed(data: bytes) -> bytes:
+    """Return a profile as it travels."""
     # zlib and not the gzip module: no import, and no time stamp, so equal profiles are equal bytes.
     compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WBITS)
     return compressor.compress(data) + compressor.flush()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings
 from django.core import mail
 
 from conprof_core import Config, ConprofError, Profiler
 
-__all__ = ["LABEL_STYLES", "MIDDLEWARE", "label_style", "options", "start"]
+if TYPE_CHECKING:
+    from conprof_core.pull import Pull
+
+__all__ = ["LABEL_STYLES", "MIDDLEWARE", "label_style", "options", "pull", "start"]
 
 MIDDLEWARE: Final = "conprof_django.middleware.ConprofMiddleware"
 LABEL_STYLES: Final = ("route", "view_name")
@@ -60,3 +63,17 @@ def start() -> None:
         Profiler(**options()).start()
     except ConprofError as error:
         _log.warning("%s", error)
+
+
+def pull() -> Pull | None:
+    """Return what answers ``/debug/pprof/``; ``None`` when it is off. Never raises."""
+    try:
+        config = Config.from_env(**options())
+    except ConprofError:
+        return None  # start() says what is wrong
+    if not config.pull or config.disabled:
+        return None
+    # Imported here: few want it.
+    from conprof_core.pull import Pull
+
+    return Pull(config)

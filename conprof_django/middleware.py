@@ -9,7 +9,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 
 from conprof_core import UNMATCHED, LabelSet, http_labels, is_running, labels, request_scope
-from conprof_django import conf
+from conprof_django import conf, pull
 from conprof_django.routes import readable
 
 __all__ = ["ConprofMiddleware"]
@@ -38,6 +38,7 @@ class ConprofMiddleware:
         if self._is_async:
             markcoroutinefunction(self)
         self._by_view_name = conf.label_style() == "view_name"
+        self._pull = conf.pull()
         self._started = False
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
@@ -45,6 +46,10 @@ class ConprofMiddleware:
             # Flagged when it is done: a request in another thread waits, or it would go unlabelled.
             conf.start()
             self._started = True
+        if self._pull is not None and request.path_info.startswith(pull.PREFIX):
+            answer = pull.answer(self._pull, request, is_async=self._is_async)
+            if answer is not None:
+                return answer
         if not is_running():
             return self.get_response(request)
         if self._is_async:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
     from flask import Flask
 
+    from conprof_core.pull import PullWSGI
     from conprof_flask.wsgi import Method
 
 __all__ = ["Conprof"]
@@ -65,12 +66,13 @@ class Conprof:
                 _start(profiler)
             return not app.testing
 
+        pull = _pull(profiler)
         try:
             if "wsgi_app" in vars(app):
                 raise TypeError("middleware stands there: the one in use is what must be labelled")
-            app.__class__ = _derived(type(app), start)
+            app.__class__ = _derived(type(app), start, pull)
         except TypeError:  # also: a class of the application's that cannot be derived from
-            outer = labelled(_without_self(app.wsgi_app), start)
+            outer = labelled(_without_self(app.wsgi_app), start, pull)
             app.wsgi_app = MethodType(outer, app)  # type: ignore[method-assign]
         # The rule of a request that ends in an exception; the others start a response.
         got_request_exception.connect(_on_exception, app, weak=False)
@@ -95,14 +97,25 @@ def _start(profiler: Profiler) -> None:
         _log.warning("%s", error)
 
 
-def _derived(base: type[Flask], start: Callable[[Flask], bool]) -> type[Flask]:
+def _pull(profiler: Profiler) -> PullWSGI | None:
+    if not profiler.config.pull or profiler.config.disabled:
+        return None
+    # Imported here: few want it.
+    from conprof_core.pull import PullWSGI
+
+    return PullWSGI(profiler.config)
+
+
+def _derived(
+    base: type[Flask], start: Callable[[Flask], bool], pull: PullWSGI | None
+) -> type[Flask]:
     """Return a class for one application that differs in ``wsgi_app`` alone.
 
     An attribute of the application that holds its bound method would be a cycle: without the
     adapter an application is freed when its last reference goes, and so it is with it.
     """
     members = {
-        "wsgi_app": wraps(base.wsgi_app)(labelled(base.wsgi_app, start)),
+        "wsgi_app": wraps(base.wsgi_app)(labelled(base.wsgi_app, start, pull)),
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from flask import Flask, Request
 
     from conprof_core import LabelSet
+    from conprof_core.pull import PullWSGI
 
     Method = Callable[[Flask, WSGIEnvironment, StartResponse], Iterable[bytes]]
 
@@ -23,10 +24,11 @@ _KEY: Final = "conprof.request"
 _NOTHING: Final[dict[str, Any]] = {}
 
 
-def labelled(inner: Method, start: Callable[[Flask], bool]) -> Method:
+def labelled(inner: Method, start: Callable[[Flask], bool], pull: PullWSGI | None = None) -> Method:
     """Return a ``wsgi_app`` around another one, labelled while a profiler runs.
 
-    ``start(app)`` is called until it returns true; then requests may be labelled.
+    ``start(app)`` is called until it returns true; then requests may be labelled. What ``pull``
+    takes never reaches the application.
     """
     started = False
 
@@ -37,6 +39,8 @@ def labelled(inner: Method, start: Callable[[Flask], bool]) -> Method:
         if not started:
             # Noted when it is done: a request in another thread waits, or it would go unlabelled.
             started = start(self)
+        if pull is not None and pull.takes(environ):
+            return pull(environ, start_response)
         if not is_running():
             return inner(self, environ, start_response)
         request = environ[_KEY] = _Request(environ, start_response)

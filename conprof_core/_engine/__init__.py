@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from conprof_core.errors import EngineUnavailableError
@@ -21,8 +21,10 @@ __all__ = [
     "EngineUnavailable",
     "EngineWindow",
     "Frame",
+    "Part",
     "Row",
     "choose",
+    "sum_counters",
 ]
 
 ENGINES = ("native", "portable")
@@ -150,6 +152,19 @@ class EngineWindow(Protocol):
         ...
 
 
+class Part(NamedTuple):
+    """A window in a sum of windows.
+
+    Attributes:
+        window: of the engine that adds it up.
+        added, subtracted: the columns of ``Row`` that count, and how; others count nothing.
+    """
+
+    window: EngineWindow
+    added: tuple[str, ...] = Row._fields[3:]
+    subtracted: tuple[str, ...] = ()
+
+
 class Engine(Protocol):
     """What triggers samples and aggregates them.
 
@@ -179,8 +194,32 @@ class Engine(Protocol):
         """Sample again; CPU used during the pause is not charged."""
         ...
 
-    def take_window(self) -> EngineWindow:
-        """Swap windows. While running, and once after ``stop()`` for the last one."""
+    def take_window(self, *, ends_period: bool = True, alive: bool = True) -> EngineWindow:
+        """Swap windows. While running, and once after ``stop()`` for the last one.
+
+        Windows may be cut within a period, for a reader: then nothing that is alive gets older, and
+        ``alive`` says whether it is told at all, which costs something.
+        """
+        ...
+
+    def join(
+        self,
+        parts: Sequence[Part],
+        *,
+        start_ns: int,
+        end_ns: int,
+        max_label_sets: int = 0,
+        threads: bool = True,
+    ) -> EngineWindow:
+        """Return the sum of windows, which stay as they are. Any thread.
+
+        Args:
+            parts: what is added up; counters are those of all.
+            start_ns, end_ns: the span that the sum is said to have.
+            max_label_sets: distinct ones, those of the first parts first; what comes after shares
+                the overflow set. 0: no bound.
+            threads: whether rows of different threads stay apart.
+        """
         ...
 
     def stop(self) -> None:
@@ -205,6 +244,15 @@ class Engine(Protocol):
     def postfork_child(self) -> None:
         """Become a stopped, empty engine. Nothing of the parent's window is kept."""
         ...
+
+
+def sum_counters(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the counters of several windows as those of one."""
+    total: dict[str, int] = {}
+    for one in counters:
+        for reason, count in one.items():
+            total[reason] = total.get(reason, 0) + count
+    return total
 
 
 def choose(prefer: str | None) -> tuple[Engine, str]:

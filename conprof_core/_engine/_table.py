@@ -47,10 +47,12 @@ class _Entry:
 class PortableWindow:
     """A window of the portable engine; see ``EngineWindow``."""
 
-    def __init__(self, rows: list[Row], start_ns: int, counters: dict[str, int]) -> None:
+    def __init__(
+        self, rows: list[Row], start_ns: int, counters: dict[str, int], end_ns: int = 0
+    ) -> None:
         self._rows = rows
         self.start_ns = start_ns
-        self.end_ns = time.time_ns()
+        self.end_ns = end_ns or time.time_ns()
         self.samples = sum(row.samples for row in rows)
         self.cpu_ns = sum(row.cpu_ns for row in rows)
         self.stacks = len(rows)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from conprof_core import _log
-from conprof_core._engine import EngineUnavailable, Row
+from conprof_core._engine import EngineUnavailable, EngineWindow, Part, Row, sum_counters
+from conprof_core._limits import MAX_STACKS
 
 if TYPE_CHECKING:
     from conprof_core import _native
@@ -34,6 +35,9 @@ _COUNTERS_PER_WINDOW = (
     "heap_stacks_refused",
     "heap_hooks_detached",
 )
+
+
+_BITS: Final = {column: 1 << index for index, column in enumerate(Row._fields[3:])}
 
 
 class NativeWindow:
@@ -168,9 +172,9 @@ class NativeEngine:
         """Sample again."""
         self._native.pause(False)
 
-    def take_window(self) -> NativeWindow:
+    def take_window(self, *, ends_period: bool = True, alive: bool = True) -> NativeWindow:
         """Swap windows; the GIL is released meanwhile."""
-        window = self._native.take_window()
+        window = self._native.take_window(ends_period, alive)
         now = self._native.stats()
         counters = {
             name: now[name] - self._before.get(name, 0)
@@ -180,6 +184,36 @@ class NativeEngine:
         if window.overflowed:
             counters["stack_table_full"] = window.overflowed
         self._before = now
+        return NativeWindow(window, counters)
+
+    def join(
+        self,
+        parts: Sequence[Part],
+        *,
+        start_ns: int,
+        end_ns: int,
+        max_label_sets: int = 0,
+        threads: bool = True,
+    ) -> EngineWindow:
+        """Add windows up; the GIL is released meanwhile."""
+        window = self._native.join(
+            tuple(
+                (
+                    cast("NativeWindow", part.window)._window,
+                    sum(map(_BITS.__getitem__, part.added)),
+                    sum(map(_BITS.__getitem__, part.subtracted)),
+                )
+                for part in parts
+            ),
+            start_ns=start_ns,
+            end_ns=end_ns,
+            max_stacks=MAX_STACKS,
+            max_label_sets=max_label_sets,
+            threads=threads,
+        )
+        counters = sum_counters(part.window.counters for part in parts)
+        if window.overflowed:
+            counters["stack_table_full"] = counters.get("stack_table_full", 0) + window.overflowed
         return NativeWindow(window, counters)
 
     def stats(self) -> dict[str, int]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from conprof_core import _log, _threads, _tracking
-from conprof_core._engine import EngineSettings, EngineUnavailable, EngineWindow
+from conprof_core._engine import EngineSettings, EngineUnavailable, EngineWindow, Part
 from conprof_core._engine._clocks import Clocks, SharedClock, best_clocks
 from conprof_core._engine._table import Table
 from conprof_core._labels import context_var
@@ -181,8 +181,9 @@ class PortableEngine:
         self._paused = False
         self._sampler_wake.set()
 
-    def take_window(self) -> EngineWindow:
+    def take_window(self, *, ends_period: bool = True, alive: bool = True) -> EngineWindow:
         """Swap windows; see ``Engine.take_window``."""
+        del ends_period  # this engine knows no ages
         if self._running and not self._paused:
             self._look()
         with self._lock:
@@ -191,11 +192,32 @@ class PortableEngine:
                 self._add_rest(table, self._clocks)
             self._table = Table(self._settings.max_stacks) if self._running else None
         _tracking.keep_only(set(sys._current_frames()))
-        alive = self._traced.rows() if self._traced is not None else ()
+        traced = self._traced.rows() if alive and self._traced is not None else ()
         if self._traced is not None and not self._running:
             self._traced.stop()
             self._traced = None
-        return table.close(alive)
+        return table.close(traced)
+
+    def join(
+        self,
+        parts: Sequence[Part],
+        *,
+        start_ns: int,
+        end_ns: int,
+        max_label_sets: int = 0,
+        threads: bool = True,
+    ) -> EngineWindow:
+        """Add windows up."""
+        # Imported here: only readers want it.
+        from conprof_core._engine.sums import join_rows
+
+        return join_rows(
+            parts,
+            start_ns=start_ns,
+            end_ns=end_ns,
+            max_label_sets=max_label_sets,
+            threads=threads,
+        )
 
     def _add_rest(self, table: Table, clocks: Clocks) -> None:
         for name, cpu_ns in clocks.rest().items():

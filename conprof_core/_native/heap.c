@@ -253,11 +253,14 @@ aged_record(struct aged *memory, struct conprof_label_record *record)
 }
 
 void
-conprof_heap_charge_live(struct conprof_window *window)
+conprof_heap_charge_live(struct conprof_window *window, bool ends_period)
 {
     struct aged memory[AGED_SLOTS] = {0};
     double mean = (double)atomic_load(&conprof_heap.mean);
-    window_number++;
+    uint32_t number = window_number + 1;
+    if (ends_period) {
+        window_number = number;
+    }
     for (uint32_t i = 0; i < conprof_heap_table_top(); i++) {
         struct conprof_heap_block *block = conprof_heap_block_at(i);
         uintptr_t address = atomic_load_explicit(&block->address, memory_order_relaxed);
@@ -272,7 +275,7 @@ conprof_heap_charge_live(struct conprof_window *window)
             block->record = bound;
             block->cell_id = 0;
         }
-        bool is_old = old_windows > 0 && window_number - block->window > old_windows;
+        bool is_old = old_windows > 0 && number - block->window > old_windows;
         struct conprof_row *row = conprof_window_row_at(
             window, block->stack->locations, block->stack->length,
             is_old ? aged_record(memory, block->record) : block->record, block->name_id);

@@ -89,8 +89,9 @@ void conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint
  * table when it fills. */
 void conprof_heap_settle(void);
 
-/* Session lock held, before bindings are reset. Charges every live block to its row. */
-void conprof_heap_charge_live(struct conprof_window *window);
+/* Session lock held, before bindings are reset. Charges every live block to its row. At the end
+ * of a period all of them are one window older afterwards. */
+void conprof_heap_charge_live(struct conprof_window *window, bool ends_period);
 
 /* Session lock held. Forgets all live blocks. */
 void conprof_heap_clear(void);

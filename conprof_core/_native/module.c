@@ -83,9 +83,13 @@ stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 }
 
 static PyObject *
-take_window(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+take_window(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    return conprof_window_object_new(conprof_session_take_window());
+    int ends_period = 1, has_alive = 1;
+    if (!PyArg_ParseTuple(args, "|pp:take_window", &ends_period, &has_alive)) {
+        return NULL;
+    }
+    return conprof_window_object_new(conprof_session_take_window(ends_period != 0, has_alive != 0));
 }
 
 static PyObject *
@@ -209,7 +213,12 @@ static PyMethodDef functions[] = {
     {"start", (PyCFunction)(void (*)(void))start, METH_VARARGS | METH_KEYWORDS,
      "start(*, rate_hz, period_s, max_stacks, tick, on_terminate)"},
     {"stop", stop, METH_NOARGS, "Take no more samples; the last window stays to be taken."},
-    {"take_window", take_window, METH_NOARGS, "The window since the last call."},
+    {"take_window", take_window, METH_VARARGS,
+     "take_window(ends_period=True, alive=True)\n\nThe window since the last call. One that ends "
+     "no period makes nothing older, and need not tell what is alive."},
+    {"join", (PyCFunction)(void (*)(void))conprof_window_object_join, METH_VARARGS | METH_KEYWORDS,
+     "join(parts, *, start_ns, end_ns, max_stacks, max_label_sets, threads)\n\nA window that is "
+     "the sum of others: (window, bits of columns added, bits subtracted)."},
     {"look_at_tasks", look_at_tasks, METH_O,
      "look_at_tasks(look)\n\nCalls look() in a thread of its own while the session runs, again "
      "after the seconds that it returns."},

@@ -238,7 +238,7 @@ charge_remainder(void)
 }
 
 struct conprof_window *
-conprof_session_take_window(void)
+conprof_session_take_window(bool ends_period, bool has_alive)
 {
     struct conprof_window *taken = NULL;
     conprof_heap_check();
@@ -251,7 +251,9 @@ conprof_session_take_window(void)
             if (conprof_session_is_running()) {
                 charge_remainder();
                 conprof_drain_ring(window);
-                conprof_heap_charge_live(window);
+                if (has_alive) {
+                    conprof_heap_charge_live(window, ends_period);
+                }
                 conprof_offcpu_close(window, false);
             }
             conprof_window_resolve(window);
@@ -312,7 +314,7 @@ conprof_session_stop(void)
         conprof_drain_ring(window);
         charge_remainder();
         conprof_drain_ring(window);
-        conprof_heap_charge_live(window);
+        conprof_heap_charge_live(window, true);
         conprof_heap_clear();
         window->end_ns = unix_ns();
     }

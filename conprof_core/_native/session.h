@@ -18,8 +18,10 @@ int conprof_session_start(uint32_t rate_hz, double period_s, uint32_t max_stacks
 void conprof_session_stop(void);
 
 /* GIL held, released while working. The window since the last call, for the caller
- * to free; a new one is open when the session runs. NULL without memory. */
-struct conprof_window *conprof_session_take_window(void);
+ * to free; a new one is open when the session runs. NULL without memory. What is alive
+ * grows older by the windows that end a period, not by those cut within one; `has_alive`:
+ * is it told at all. */
+struct conprof_window *conprof_session_take_window(bool ends_period, bool has_alive);
 
 /* GIL held. The calling thread begins or ends: a Python thread's bootstrap calls
  * these. `target` is the code it was started for, or NULL; borrowed. Without

@@ -2,6 +2,7 @@
  * release it for the encoding, which touches nothing of Python's. */
 #include "window_object.h"
 
+#include "join.h"
 #include "naming_object.h"
 #include "threads.h"
 
@@ -234,4 +235,60 @@ conprof_window_object_new(struct conprof_window *window)
     }
     object->window = window;
     return (PyObject *)object;
+}
+
+/* ---- sums ---- */
+
+/* parts: a tuple of (Window, bits added, bits subtracted). */
+static int
+read_parts(PyObject *tuple, struct conprof_part *parts)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
+        PyObject *window, *entry = PyTuple_GET_ITEM(tuple, i);
+        unsigned int added, subtracted;
+        if (!PyTuple_Check(entry) ||
+            !PyArg_ParseTuple(entry, "O!II", &window_type, &window, &added, &subtracted)) {
+            if (!PyErr_Occurred()) {
+                PyErr_SetString(PyExc_TypeError, "a part is (Window, bits, bits)");
+            }
+            return -1;
+        }
+        parts[i] = (struct conprof_part){((window_object *)window)->window, added, subtracted};
+    }
+    return 0;
+}
+
+PyObject *
+conprof_window_object_join(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"parts",          "start_ns", "end_ns", "max_stacks",
+                            "max_label_sets", "threads",  NULL};
+    PyObject *tuple;
+    long long start_ns, end_ns;
+    int has_threads;
+    struct conprof_joining joining = {0};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!$LLIIp:join", names, &PyTuple_Type, &tuple,
+                                     &start_ns, &end_ns, &joining.max_stacks,
+                                     &joining.max_label_sets, &has_threads)) {
+        return NULL;
+    }
+    joining.start_ns = start_ns;
+    joining.end_ns = end_ns;
+    joining.has_threads = has_threads != 0;
+    size_t count = (size_t)PyTuple_GET_SIZE(tuple);
+    struct conprof_part *parts = PyMem_Calloc(count + 1, sizeof *parts);
+    if (parts == NULL) {
+        return PyErr_NoMemory();
+    }
+    PyObject *result = NULL;
+    if (read_parts(tuple, parts) == 0) {
+        struct conprof_window *sum;
+        /* The tuple, which nobody can change, keeps the windows alive. */
+        Py_BEGIN_ALLOW_THREADS;
+        sum = conprof_join(parts, count, &joining);
+        Py_END_ALLOW_THREADS;
+        result = conprof_window_object_new(sum);
+    }
+    PyMem_Free(parts);
+    return result;
 }

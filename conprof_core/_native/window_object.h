@@ -11,4 +11,7 @@ int conprof_window_object_init(PyObject *module);
 /* GIL held. Wraps a window, which it takes over even when it fails. */
 PyObject *conprof_window_object_new(struct conprof_window *window);
 
+/* GIL held, released meanwhile. The function join() of the module. */
+PyObject *conprof_window_object_join(PyObject *module, PyObject *args, PyObject *kwargs);
+
 #endif

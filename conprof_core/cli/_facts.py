@@ -134,7 +134,7 @@ def _shown(value: Any, *, secret: bool) -> Any:
 
 
 def _urls(config: Config) -> tuple[str, ...]:
-    return config.export_to or ("blackfire:",)
+    return tuple(destination.url for destination in config.destinations())
 
 
 def _reach(url: str, config: Config, problems: list[str]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ __all__ = [
     "blackfire",
     "go",
     "otlp",
+    "pull",
+    "pull_shape",
     "pyroscope",
 ]
 
@@ -168,6 +170,24 @@ def go(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
         "tasks": _GOROUTINES,
     }
     return Naming(tuple(known[kind] for kind in measured.types), thread_label="thread")
+
+
+def pull(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
+    """Return the names for those who fetch profiles: Go's.
+
+    Each label set becomes a series of its own in Parca and Pyroscope: threads are left out, and the
+    rest is bounded.
+    """
+    return go(measured)._replace(thread_label=None, max_label_sets=500)
+
+
+def pull_shape(name: str, measured: Measured = Measured()) -> Shape:  # noqa: B008 - immutable
+    """Return the one profile that Go calls ``name``. It must be measured."""
+    if name == "goroutine":
+        return _GOROUTINES
+    kind = {"profile": "cpu", "allocs": "heap"}.get(name, name)
+    (shape,) = (shape for shape in go(measured).shapes if shape.name == kind)
+    return shape._replace(default_sample_type="alloc_space") if name == "allocs" else shape
 
 
 _PYROSCOPE_NAMES: Final = {"cpu": "process_cpu", "heap": "memory", "tasks": "goroutine"}

@@ -10,8 +10,9 @@ import pytest
 
 import conprof_core
 from conprof_core import Config, ConfigError, ProfileType
+from conprof_core._agent_socket import default_agent_socket
 from conprof_core._config import load
-from conprof_core._options import OPTIONS, default_agent_socket
+from conprof_core._options import OPTIONS
 
 # option, usable text, what Config holds, unusable text
 CASES: list[tuple[str, str, Any, str | None]] = [
@@ -29,6 +30,8 @@ CASES: list[tuple[str, str, Any, str | None]] = [
     ("server_token", "token", "token", None),
     ("upload_timeout", "2.5", 2.5, "nan"),
     ("export_to", "file:///tmp/x,blackfire:", ("file:///tmp/x", "blackfire:"), "ftp://host/"),
+    ("pull", "yes", True, "perhaps"),
+    ("pull_token", "a-long-enough-token", "a-long-enough-token", None),
     ("spool_dir", "/var/spool/conprof", "/var/spool/conprof", None),
     ("spool_bytes", "1048576", 1048576, "12"),
     ("carry_labels", "no", False, "perhaps"),
