@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support.check_valid import check_directory
 from support.pprof_reader import Profile
+from support.pprof_tool import get_tool, run_tool
 from support.process import run_command
 
 from conprof_core._engine import choose
@@ -21,13 +21,8 @@ EXAMPLE = ROOT / "example_apps" / "md5_loop.py"
 
 @pytest.fixture(scope="module")
 def tool() -> str:
-    """The path of google/pprof, built if need be; the reason to skip if it cannot be had."""
-    got = subprocess.run(
-        [str(ROOT / ".ci" / "get-pprof")], capture_output=True, text=True, timeout=600
-    )
-    if got.returncode:
-        pytest.skip(got.stderr.strip())
-    return got.stdout.strip()
+    """The path of google/pprof."""
+    return get_tool()
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +48,7 @@ def profile(directory: Path) -> Profile:
 def pprof(tool: str, directory: Path, *arguments: str) -> str:
     """Run the tool on the profiles; it must say nothing on stderr but which files it reads."""
     files = sorted(str(path) for path in directory.glob("*.pb.gz"))
-    # Not the user's own settings, and no attempt to reach a symbol server.
-    environment = {**os.environ, "HOME": str(directory), "PPROF_TMPDIR": str(directory)}
-    finished = run_command([tool, *arguments, *files], env=environment)
+    finished = run_tool(tool, directory, *arguments, *files)
     noise = [line for line in finished.stderr.splitlines() if "Main binary" in line]
     assert noise == []
     return finished.stdout

@@ -1,0 +1,3 @@
+"""The pull handler under real servers, and in pieces."""
+
+from __future__ import annotations
