@@ -16,10 +16,10 @@ from conprof_core._engine import Engine, EngineWindow, Part, Row
 from conprof_core._limits import MAX_PIECES, MAX_READERS, MAX_TOTAL_LABEL_SETS
 from conprof_core._threads import new_lock
 
-__all__ = ["Cuts", "Reading", "Unreadable"]
+__all__ = ["ALLOCATED", "Cuts", "Reading", "Unreadable"]
 
 _LOCK_WAIT_S: Final = 10.0
-_ALLOCATED: Final = ("alloc_objects", "alloc_bytes")
+ALLOCATED: Final = ("alloc_objects", "alloc_bytes")
 _ALIVE: Final = ("inuse_objects", "inuse_bytes")
 _FLOWS: Final = tuple(column for column in Row._fields[3:] if column not in _ALIVE)
 """What happens in a window, and adds up; what is alive at its end does not."""
@@ -117,9 +117,9 @@ class Cuts:
         if self._sums_allocations:
             with _log.guard("allocations"):
                 total = self._allocated
-                parts = [Part(window, _ALLOCATED)]
+                parts = [Part(window, ALLOCATED)]
                 if total is not None:
-                    parts.insert(0, Part(total, _ALLOCATED))
+                    parts.insert(0, Part(total, ALLOCATED))
                 self._allocated = self._engine.join(
                     parts,
                     start_ns=window.start_ns if total is None else total.start_ns,
@@ -198,7 +198,7 @@ class Cuts:
         alive, allocated = found[0]
         parts = [Part(alive, _ALIVE)]
         if allocated is not None:
-            parts.insert(0, Part(allocated, _ALLOCATED))
+            parts.insert(0, Part(allocated, ALLOCATED))
         return self._engine.join(parts, start_ns=alive.end_ns, end_ns=alive.end_ns, threads=False)
 
     def _locked(self, work: Callable[[], object]) -> None:
