@@ -11,6 +11,7 @@ import argparse
 import statistics
 import subprocess
 import sys
+import tempfile
 
 PROGRAM = """
 import sys
@@ -19,6 +20,7 @@ import conprof_core
 types = sys.argv[1]
 if types != "off":
     conprof_core.start(profile_types=types, export_to="file:///nonexistent/conprof", period=3600)
+    assert conprof_core.stats()["engine"] == "native", "the premise"
 kept = [None] * int(sys.argv[2])
 for at in range(len(kept)):
     kept[at] = bytes(95)
@@ -30,7 +32,9 @@ print(next(int(line.split()[1]) for line in status if line.startswith("Rss:")))
 def resident_kib(types: str, objects: int) -> float:
     """Return the median of three runs."""
     command = [sys.executable, "-c", PROGRAM, types, str(objects)]
-    return statistics.median(int(subprocess.check_output(command)) for _ in range(3))
+    # Not from the tree: there the sources would hide the installed package.
+    cwd = tempfile.gettempdir()
+    return statistics.median(int(subprocess.check_output(command, cwd=cwd)) for _ in range(3))
 
 
 def main() -> int:
