@@ -9,7 +9,7 @@
 #include "threads.h"
 #include "wire.h"
 
-/* Delay of a part of a window for each sample before it; the twin of PART_OFFSET_NS in _pprof.py. */
+/* Delay of a part of a window for each sample before it; the twin of that in _pprof.py. */
 #define PART_OFFSET_NS 1000u
 
 /* Where the labels of a record stand in `encoder.labels`, once they were asked for. */
