@@ -113,7 +113,10 @@ class Cuts:
     def _hand_on(self, window: EngineWindow) -> None:
         for reading in tuple(self._readings):
             if reading.pieces is not None and not reading.is_abandoned:
-                reading.pieces.add(window)
+                try:
+                    reading.pieces.add(window)
+                except MemoryError:  # this reader's misfortune, not that of the uploads
+                    reading.pieces = None
         if self._sums_allocations:
             with _log.guard("allocations"):
                 total = self._allocated
@@ -129,8 +132,7 @@ class Cuts:
                 )
 
     def _cut(self, *, alive: bool) -> EngineWindow:
-        if self._is_ended:
-            raise Unreadable("the profiler was stopped")
+        self._check_running()
         _scope.settle()
         window = self._engine.take_window(ends_period=False, alive=alive)
         self._hand_on(window)
@@ -170,8 +172,8 @@ class Cuts:
         finally:
             self.abandon(reading)
         pieces, before = reading.pieces, reading.before
-        assert pieces is not None, "it has begun"
-        assert before is not None, "it has begun"
+        if pieces is None or before is None:
+            raise Unreadable("there is no memory for the profile")
         return pieces.sum(*((Part(before, (), _ALIVE),) if alive else ()))
 
     def abandon(self, reading: Reading) -> None:
@@ -201,7 +203,12 @@ class Cuts:
             parts.insert(0, Part(allocated, ALLOCATED))
         return self._engine.join(parts, start_ns=alive.end_ns, end_ns=alive.end_ns, threads=False)
 
+    def _check_running(self) -> None:
+        if self._is_ended:
+            raise Unreadable("the profiler was stopped")
+
     def _locked(self, work: Callable[[], object]) -> None:
+        self._check_running()  # in a forked child nobody may be left to give the lock back
         if not self.lock.acquire(True, _LOCK_WAIT_S):
             raise Unreadable("the profiler is busy; try again later")
         try:
@@ -210,5 +217,5 @@ class Cuts:
             self.lock.release()
 
     def shut_down(self) -> None:
-        """The session has ended: readings under way end without a result."""
+        """The session has ended, or is another process's: readings end without a result."""
         self._is_ended = True

@@ -263,6 +263,7 @@ class Loop:
 
     def forget(self) -> None:
         """In a forked child, which makes a loop of its own."""
+        self.cuts.shut_down()
         for queue in self.queues:
             queue.forget()
 

@@ -267,3 +267,30 @@ def test_a_loop_that_is_not_asyncio_s_is_told_so() -> None:
     with pytest.raises(StopIteration) as caught:
         coroutine.send(None)
     assert caught.value.value.status == 503
+
+
+def test_a_fork_while_somebody_reads(engine: str) -> None:
+    source = """
+        import os, time, conprof_core
+        from conprof_core.pull import Pull, Request
+        def work(seconds):
+            until = time.thread_time() + seconds
+            while time.thread_time() < until: sum(range(500))
+        conprof_core.start(pull=True, export_to="none:")
+        pull = Pull(conprof_core.Config())
+        asked = Request("GET", "/profile", "", {"host": "localhost"}, "127.0.0.1", "1.1", True)
+        span = pull.prepared(asked)
+        print(span.begin())
+        work(0.2)
+        child = os.fork()
+        if child == 0:
+            print("stale", span.end().status, flush=True)
+            fresh = pull.answer(asked._replace(query="seconds=0.1"))
+            print("child", fresh.status, flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        print("parent", span.end().status, flush=True)
+        conprof_core.stop()
+    """
+    lines = run_script(source, options=["-W", "ignore"]).stdout.splitlines()
+    assert lines == ["None", "stale 503", "child 200", "parent 200"]
