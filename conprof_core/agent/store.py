@@ -28,8 +28,10 @@ __all__ = ["DAY_S", "Store"]
 
 DAY_S: Final = 86_400
 _FILE: Final = re.compile(r"(\d{4}-\d\d-\d\d)-(\d{3})\.duckdb")
-# Files whose stacks stay in memory between queries.
-_LOADED: Final = 8
+# Stack nodes that stay in memory between queries, 12 bytes each; of files that are written to each
+# counts ten times, for the index. Two files stay in any case: at midnight there are two writers.
+_NODES_KEPT: Final = 16_000_000
+_INDEXED: Final = 10
 # Rows of answers about whole files that are kept, some 100 bytes each.
 _ROWS_KEPT: Final = 300_000
 
@@ -85,7 +87,7 @@ class Store:
             )
             self._lock = threading.Lock()
             self._segments: dict[tuple[int, int], Segment] = {}
-            self._loaded: OrderedDict[str, None] = OrderedDict()
+            self._loaded: OrderedDict[str, int] = OrderedDict()
             self._digests: OrderedDict[str, None] = OrderedDict()
             self._answers: OrderedDict[tuple[object, ...], list[tuple[Any, ...]]] = OrderedDict()
             self._answers_size = 0
@@ -122,10 +124,12 @@ class Store:
         """Return the tables of a file, making room among those used least recently."""
         tables = segment.tables(self.connection)
         with self._lock:
-            self._loaded[segment.alias] = None
+            self._loaded[segment.alias] = len(tables.node_parent) * (
+                _INDEXED if tables.is_indexed else 1
+            )
             self._loaded.move_to_end(segment.alias)
             surplus = []
-            while len(self._loaded) > _LOADED:
+            while len(self._loaded) > 2 and sum(self._loaded.values()) > _NODES_KEPT:
                 surplus.append(self._loaded.popitem(last=False)[0])
             forgotten = [s for s in self._segments.values() if s.alias in surplus]
         for other in forgotten:

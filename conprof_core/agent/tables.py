@@ -55,6 +55,11 @@ class Tables:
         self._is_indexed = True
 
     @property
+    def is_indexed(self) -> bool:
+        """Whether the lookup tables of writing are there, most of the memory."""
+        return self._is_indexed
+
+    @property
     def is_full(self) -> bool:
         """The day must go on in another file."""
         return (

@@ -261,13 +261,18 @@ def test_a_range_of_several_files_adds_up(tmp_path: Path) -> None:
     store.close()
 
 
-def test_answers_about_whole_days_are_kept_until_the_day_is_written_to(tmp_path: Path) -> None:
-    """Twelve days: more files than keep their stacks in memory, so most are asked without."""
+def test_answers_about_whole_days_are_kept_until_the_day_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve days, of which two may keep their stacks in memory: the others are asked without."""
+    monkeypatch.setattr("conprof_core.agent.store._NODES_KEPT", 1)
     store = Store(tmp_path)
     noon = (int(NOW) // DAY_S) * DAY_S - DAY_S // 2
     ends = [noon - day * DAY_S for day in range(12)]
     assert store.write([window(end) for end in ends]) == [None] * 12
     assert len(store.segments()) == 12
+    assert total(store) == 1_200_000_000
+    assert sum(s._tables is not None for s in store.segments()) == 2, "the premise"
     asked = 0
 
     def everything() -> tuple[object, ...]:
