@@ -5,7 +5,9 @@
 Windows of 45 s, 150 samples of each type out of 4000 stacks, in 12 routes and 4 threads, three
 profile types or, with --all-types, the nine of a process that profiles everything. The rows are
 made inside DuckDB, in the store's own schema; the stacks come through the intake's own tables.
-Figures are the median of five runs in one process, caches warm, and the first. At a month's scale
+Figures are the first of five runs in one process and their median. The store keeps answers about
+whole days, so the first says what a look costs and the median what the next one does; a merge
+builds its tree each time. At a month's scale
 (--days 30 --all-types) the directory is opened again, and takes uploads beside what it holds.
 """
 
