@@ -66,6 +66,7 @@ class Row(NamedTuple):
     wall_samples: int = 0
     wall_ns: int = 0
     gil_wait_ns: int = 0
+    lock_wait_ns: int = 0
     alloc_objects: int = 0
     alloc_bytes: int = 0
     inuse_objects: int = 0

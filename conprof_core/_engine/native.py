@@ -17,6 +17,7 @@ from conprof_core._limits import MAX_STACKS
 if TYPE_CHECKING:
     from conprof_core import _native
     from conprof_core._engine import EngineSettings
+    from conprof_core._engine.suspended import SuspendedTasks
     from conprof_core.exporters.naming import Naming, Shape
 
 __all__ = ["NativeEngine", "NativeWindow"]
@@ -125,9 +126,14 @@ class NativeEngine:
         self._installed_bootstrap: Any = None
         self._hooked_class: Any = None
         self._before: dict[str, int] = {}
+        self._suspended: SuspendedTasks | None = None
 
     def start(self, settings: EngineSettings, tick: Callable[[], float]) -> None:
         """Arm every thread of the process and begin."""
+        if settings.wall_rate_hz:
+            from conprof_core._engine.task_states import wait_places
+
+            self._native.wait_places(wait_places())
         self._native.start(
             rate_hz=settings.rate_hz,
             period_s=settings.period_s,
@@ -142,10 +148,10 @@ class NativeEngine:
             from conprof_core._engine.suspended import SuspendedTasks
 
             native = self._native
-            suspended = SuspendedTasks(
+            self._suspended = SuspendedTasks(
                 native.charge_suspended, native.context_var, native.running_loops
             )
-            native.look_at_tasks(suspended.look)
+            native.look_at_tasks(self._suspended.look)
         if settings.heap_bytes:
             failed = self._native.start_heap(settings.heap_bytes, settings.heap_old_windows)
             if failed:
@@ -158,6 +164,9 @@ class NativeEngine:
     def stop(self) -> None:
         """Take no more samples; the last window stays to be taken."""
         self._unhook_threads()
+        if self._suspended is not None:
+            self._suspended.close_window()
+            self._suspended = None
         self._native.stop()
 
     def wake(self) -> None:
@@ -174,6 +183,8 @@ class NativeEngine:
 
     def take_window(self, *, ends_period: bool = True, alive: bool = True) -> NativeWindow:
         """Swap windows; the GIL is released meanwhile."""
+        if self._suspended is not None:
+            self._suspended.close_window()
         window = self._native.take_window(ends_period, alive)
         now = self._native.stats()
         counters = {
@@ -218,7 +229,10 @@ class NativeEngine:
 
     def stats(self) -> dict[str, int]:
         """Return the counters since ``start()``."""
-        return self._native.stats()
+        counters = self._native.stats()
+        if self._suspended is not None:
+            counters.update(self._suspended.counters())
+        return counters
 
     def prefork(self) -> None:
         """Park the drain thread and hold the session's lock."""
@@ -233,6 +247,7 @@ class NativeEngine:
         self._unhook_threads()
         self._native.postfork_child()
         self._before = {}
+        self._suspended = None
 
     def _hook_threads(self) -> None:
         # In C, so that no frame of ours stands on anybody's stack. gevent puts a subclass in the

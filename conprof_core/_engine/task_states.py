@@ -8,19 +8,32 @@ from typing import Final
 
 from conprof_core._engine.task_entry import Frame
 
-__all__ = ["state_of_stack"]
+__all__ = ["NEAR_LEAF", "lock_kind", "state_of_stack", "wait_places"]
 
 # (end of the file's name, function or "" for any, state). Of several that fit frames near the
-# leaf, the first of this table wins.
+# leaf, the first of this table wins: so a worker's wait for work comes before the queue that it
+# uses, a queue before its condition, and a condition's own lock before what the condition is for.
 _WAITS: Final = (
     ("concurrent/futures/thread.py", "_worker", "idle"),
     ("multiprocessing/pool.py", "worker", "idle"),
     ("anyio/_backends/_asyncio.py", "WorkerThread.run", "idle"),
     ("gevent/threadpool.py", "", "idle"),
+    ("waitress/task.py", "ThreadedTaskDispatcher.handler_thread", "idle"),
     ("threading.py", "Timer.run", "timer"),
+    ("threading.py", "Condition.__enter__", "lock"),
+    ("threading.py", "Condition._acquire_restore", "lock"),
+    ("threading.py", "Semaphore.acquire", "lock"),
+    ("sqlalchemy/util/queue.py", "Queue.get", "lock"),  # a pool of connections
+    ("urllib3/connectionpool.py", "HTTPConnectionPool._get_conn", "lock"),
+    ("anyio/_backends/_asyncio.py", "CapacityLimiter.acquire_on_behalf_of", "lock"),
+    ("anyio/_backends/_asyncio.py", "Lock.acquire", "lock"),
+    ("anyio/_backends/_asyncio.py", "Semaphore.acquire", "lock"),
     ("asyncio/tasks.py", "sleep", "sleep"),
     ("asyncio/tasks.py", "__sleep0", "runnable"),
     ("asyncio/queues.py", "", "queue"),
+    ("asyncio/locks.py", "Lock.acquire", "lock"),
+    ("asyncio/locks.py", "Event.wait", "event"),
+    ("asyncio/locks.py", "Condition.wait", "event"),
     ("asyncio/locks.py", "", "lock"),
     ("asyncio/taskgroups.py", "", "task"),
     ("asyncio/streams.py", "", "I/O"),
@@ -34,9 +47,14 @@ _WAITS: Final = (
     ("gevent/select.py", "", "I/O"),
     ("gevent/subprocess.py", "", "I/O"),
     ("gevent/lock.py", "", "lock"),
-    ("gevent/event.py", "", "future"),
+    ("gevent/event.py", "", "event"),
     ("gevent/queue.py", "", "queue"),
+    ("multiprocessing/queues.py", "", "queue"),
     ("queue.py", "", "queue"),
+    ("concurrent/futures/_base.py", "", "future"),
+    ("threading.py", "Condition.wait", "event"),
+    ("threading.py", "Thread.join", "event"),
+    ("threading.py", "_shutdown", "event"),
     ("threading.py", "", "lock"),
     ("selectors.py", "", "I/O"),
     ("socket.py", "", "I/O"),
@@ -44,13 +62,16 @@ _WAITS: Final = (
     ("subprocess.py", "", "I/O"),
 )
 
-_NEAR_LEAF: Final = 4
+# As enum conprof_wait_kind of wait_place.h; other states are no wait for a lock.
+_LOCK_KINDS: Final = {"lock": 1, "event": 2}
+
+NEAR_LEAF: Final = 4
 
 
 def state_of_stack(frames: Sequence[Frame]) -> str:
     """Return what a stack waits for, or an empty string; frames leaf first."""
     best = len(_WAITS)
-    for frame in frames[:_NEAR_LEAF]:
+    for frame in frames[:NEAR_LEAF]:
         rank = _rank(frame)
         if rank is None:
             if not _is_library(frame):
@@ -58,6 +79,16 @@ def state_of_stack(frames: Sequence[Frame]) -> str:
         elif rank < best:
             best = rank
     return _WAITS[best][2] if best < len(_WAITS) else ""
+
+
+def lock_kind(state: str) -> int:
+    """Return how far a state is a wait for a lock, as the extension numbers it; 0: not at all."""
+    return _LOCK_KINDS.get(state, 0)
+
+
+def wait_places() -> list[tuple[str, str, int]]:
+    """Return the table as the extension takes it, for threads that it looks at itself."""
+    return [(file, function, lock_kind(state)) for file, function, state in _WAITS]
 
 
 @lru_cache(maxsize=2_048)

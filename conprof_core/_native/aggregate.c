@@ -30,6 +30,7 @@ const char *const conprof_column_names[CONPROF_COLUMN_COUNT] = {
     [CONPROF_COLUMN_WALL_SAMPLES] = "wall_samples",
     [CONPROF_COLUMN_WALL_NS] = "wall_ns",
     [CONPROF_COLUMN_GIL_WAIT_NS] = "gil_wait_ns",
+    [CONPROF_COLUMN_LOCK_WAIT_NS] = "lock_wait_ns",
     [CONPROF_COLUMN_ALLOC_OBJECTS] = "alloc_objects",
     [CONPROF_COLUMN_ALLOC_BYTES] = "alloc_bytes",
     [CONPROF_COLUMN_INUSE_OBJECTS] = "inuse_objects",

@@ -6,6 +6,7 @@
 
 #include "code_registry.h"
 #include "hash.h"
+#include "wait_place.h"
 
 #define UID_SLOTS 16384u    /* direct-mapped: a later uid takes an earlier one's place */
 #define CONTENT_SLOTS 8192u /* direct-mapped: a lost entry only costs a duplicate */
@@ -96,6 +97,7 @@ new_code(const char *name, size_t name_bytes, const char *file, size_t file_byte
     code->file_bytes = (uint32_t)file_bytes;
     code->table_bytes = (uint32_t)table_bytes;
     code->first_line = first_line;
+    code->wait_rank = conprof_wait_place_rank(name, name_bytes, file, file_bytes);
     memcpy(code->data, name, name_bytes);
     memcpy(code->data + name_bytes, file, file_bytes);
     if (table_bytes > 0) {

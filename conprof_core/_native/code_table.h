@@ -20,8 +20,9 @@ struct conprof_code {
     _Atomic uint32_t refs;
     uint32_t name_bytes, file_bytes, table_bytes;
     int32_t first_line;
-    uint64_t hash; /* of names and first line: of what a profile tells */
-    char data[];   /* name, filename (both UTF-8, not terminated), line table */
+    uint8_t wait_rank; /* of wait_place.h */
+    uint64_t hash;     /* of names and first line: of what a profile tells */
+    char data[];       /* name, filename (both UTF-8, not terminated), line table */
 };
 
 static inline const char *

@@ -18,6 +18,7 @@
 #include "thread_facts.h"
 #include "thread_hook.h"
 #include "threads.h"
+#include "wait_place.h"
 #include "window_object.h"
 
 static PyObject *
@@ -223,8 +224,12 @@ static PyMethodDef functions[] = {
      "look_at_tasks(look)\n\nCalls look() in a thread of its own while the session runs, again "
      "after the seconds that it returns."},
     {"charge_suspended", (PyCFunction)(void (*)(void))conprof_suspended_charge, METH_VARARGS,
-     "charge_suspended(frames, cell, ns)\n\nAdds wall time to a suspended stack: (code, byte "
-     "offset of the instruction), leaf first."},
+     "charge_suspended(frames, cell, ns, kind=0)\n\nAdds wall time to a suspended stack: (code, "
+     "byte offset of the instruction), leaf first. What it waits for: enum conprof_wait_kind."},
+    {"wait_places", conprof_wait_places_set, METH_O,
+     "wait_places(rows)\n\nWhere the standard library waits: (end of the file's name, function or "
+     "'' for any, enum conprof_wait_kind). Of several that fit, the first wins. Before the first "
+     "start(); later calls change nothing."},
     {"running_loops", conprof_suspended_loops, METH_NOARGS,
      "running_loops()\n\nThe asyncio loops that run now, as far as thread states know them "
      "(3.14)."},

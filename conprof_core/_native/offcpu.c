@@ -8,6 +8,7 @@
 #include "drain.h"
 #include "remote.h"
 #include "sampler.h"
+#include "wait_place.h"
 #include "wait_state.h"
 
 /* What could not be placed stays with the thread for the next window, up to this. */
@@ -88,10 +89,10 @@ settle(struct conprof_window *window, struct conprof_thread *thread)
     }
     uint64_t waited = (uint64_t)wait->pending_ns;
     struct conprof_row *row = NULL;
-    bool is_gil = false;
+    uint8_t reason = CONPROF_COLUMN_COUNT;
     if (wait->window_serial == window_serial && wait->row < window->row_count) {
         row = &window->rows[wait->row];
-        is_gil = wait->is_gil;
+        reason = wait->reason;
     }
     else if (thread->target_uid != 0) {
         row = row_of_frame(window, thread, conprof_frame_word(thread->target_uid, 0));
@@ -101,8 +102,8 @@ settle(struct conprof_window *window, struct conprof_thread *thread)
     }
     conprof_window_charge(window, row, CONPROF_COLUMN_WALL_NS, waited);
     conprof_window_charge(window, row, CONPROF_COLUMN_WALL_SAMPLES, wait->looks);
-    if (is_gil) {
-        conprof_window_charge(window, row, CONPROF_COLUMN_GIL_WAIT_NS, waited);
+    if (reason < CONPROF_COLUMN_COUNT) {
+        conprof_window_charge(window, row, (enum conprof_column)reason, waited);
     }
     wait->pending_ns = 0;
     wait->looks = 0;
@@ -141,6 +142,21 @@ put_idle(const struct conprof_thread *thread)
     words[0] = thread->target_uid != 0 ? conprof_frame_word(thread->target_uid, 0)
                                        : conprof_frame_word(CONPROF_UID_NATIVE, thread->name_id);
     return 1;
+}
+
+/* What else the time is charged to of a thread in this state, at the stack in `words`. */
+static enum conprof_column
+reason_of(enum conprof_wait state, uint32_t count)
+{
+    if (state == CONPROF_WAIT_GIL) {
+        return CONPROF_COLUMN_GIL_WAIT_NS;
+    }
+    bool has_labels = remote.record != conprof_labels_empty() || remote.cell_id != 0;
+    if (state == CONPROF_WAIT_LOCK && remote.stack.leaf_count != 0 &&
+        conprof_wait_place_is_lock(conprof_wait_place_kind(words, count), has_labels)) {
+        return CONPROF_COLUMN_LOCK_WAIT_NS;
+    }
+    return CONPROF_COLUMN_COUNT;
 }
 
 /* Finds out where a thread stands that does not run. False when it moved meanwhile. */
@@ -186,7 +202,7 @@ capture(struct conprof_window *window, struct conprof_thread *thread)
     }
     wait->row = (uint32_t)(row - window->rows);
     wait->window_serial = window_serial;
-    wait->is_gil = state == CONPROF_WAIT_GIL;
+    wait->reason = walk == CONPROF_WALK_EMPTY ? CONPROF_COLUMN_COUNT : reason_of(state, count);
     return true;
 }
 

@@ -406,7 +406,8 @@ conprof_session_charge_request(void)
 
 void
 conprof_session_charge_wall(const uint64_t *frames, uint32_t count,
-                            struct conprof_label_record *record, uint64_t cell_id, uint64_t ns)
+                            struct conprof_label_record *record, uint64_t cell_id, uint64_t ns,
+                            bool is_lock)
 {
     conprof_lock();
     if (window != NULL && window->has_wall && conprof_session_is_running() &&
@@ -416,6 +417,9 @@ conprof_session_charge_wall(const uint64_t *frames, uint32_t count,
         struct conprof_row *row = conprof_window_row(window, frames, count, record, cell_id, 0);
         conprof_window_charge(window, row, CONPROF_COLUMN_WALL_NS, ns);
         conprof_window_charge(window, row, CONPROF_COLUMN_WALL_SAMPLES, 1);
+        if (is_lock) {
+            conprof_window_charge(window, row, CONPROF_COLUMN_LOCK_WAIT_NS, ns);
+        }
         conprof_labels_release(record);
     }
     conprof_unlock();

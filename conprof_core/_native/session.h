@@ -39,10 +39,11 @@ void conprof_session_charge_own(void);
 void conprof_session_charge_request(void);
 
 /* GIL held. Adds wall time that is no thread's to a stack of frame words, leaf first;
- * harmless while nothing runs or wall time is not measured. */
+ * harmless while nothing runs or wall time is not measured. With `is_lock` it is a wait for a
+ * lock, too. */
 void conprof_session_charge_wall(const uint64_t *frames, uint32_t count,
-                                 struct conprof_label_record *record, uint64_t cell_id,
-                                 uint64_t ns);
+                                 struct conprof_label_record *record, uint64_t cell_id, uint64_t ns,
+                                 bool is_lock);
 
 /* GIL held. Gives a thread that runs already its Python name. */
 void conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes);

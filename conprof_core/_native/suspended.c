@@ -5,6 +5,7 @@
 #include "labels.h"
 #include "sampler.h"
 #include "session.h"
+#include "wait_place.h"
 
 /* One place is for the synthetic root. */
 #define MAX_WORDS (CONPROF_MAX_FRAMES + 1)
@@ -33,9 +34,11 @@ conprof_suspended_charge(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *frames, *cell;
     unsigned long long ns;
+    int kind = CONPROF_KIND_IDLE;
     uint64_t words[MAX_WORDS];
     uint32_t count = 0;
-    if (!PyArg_ParseTuple(args, "O!OK:charge_suspended", &PyList_Type, &frames, &cell, &ns)) {
+    if (!PyArg_ParseTuple(args, "O!OK|i:charge_suspended", &PyList_Type, &frames, &cell, &ns,
+                          &kind)) {
         return NULL;
     }
     if (!conprof_session_is_running()) {
@@ -59,7 +62,9 @@ conprof_suspended_charge(PyObject *Py_UNUSED(module), PyObject *args)
         }
         record = atomic_load(&labels->record);
     }
-    conprof_session_charge_wall(words, count, record, cell_id, ns);
+    bool has_labels = record != conprof_labels_empty() || cell_id != 0;
+    bool is_lock = conprof_wait_place_is_lock((enum conprof_wait_kind)kind, has_labels);
+    conprof_session_charge_wall(words, count, record, cell_id, ns, is_lock);
     Py_RETURN_NONE;
 }
 

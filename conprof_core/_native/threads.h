@@ -40,7 +40,8 @@ struct conprof_wait_account {
     uint32_t row;           /* where it was seen to wait last */
     uint32_t looks;         /* that pending_ns stands for */
     bool is_captured;       /* `row` is where it stands now, unless its clock moves */
-    bool is_gil;            /* there, it waits for the GIL */
+    uint8_t reason;         /* enum conprof_column: the time there is charged to it, too;
+                             * CONPROF_COLUMN_COUNT: to none */
 };
 
 struct conprof_thread {

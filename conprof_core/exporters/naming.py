@@ -24,7 +24,7 @@ __all__ = [
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "cpu": ("samples", "cpu_ns"),
-    "wall": ("wall_samples", "wall_ns", "gil_wait_ns"),
+    "wall": ("wall_samples", "wall_ns", "gil_wait_ns", "lock_wait_ns"),
     "heap": ("alloc_objects", "alloc_bytes", "inuse_objects", "inuse_bytes"),
     "tasks": ("tasks",),
 }
@@ -162,6 +162,7 @@ def go(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
                 ("wall_samples", "count", "wall_samples"),
                 ("wall", "nanoseconds", "wall_ns"),
                 ("gil_wait", "nanoseconds", "gil_wait_ns"),
+                ("lock_wait", "nanoseconds", "lock_wait_ns"),
             ),
             ("wall", "nanoseconds"),
             period_ns,
