@@ -57,6 +57,10 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
                 "labels": dict(group.labels),
                 "names": sorted({entry.name for entry in group.entries if entry.name})[:20],
                 "awaited_by": list(group.entries[0].awaited_by),
+                "held_by": sorted({name for entry in group.entries for name in entry.held_by})[:20],
+                "held_at": sorted(
+                    {_held_at(entry.held_at) for entry in group.entries if entry.held_at}
+                )[:20],
                 "oldest_s": max(
                     (entry.age_s for entry in group.entries if entry.age_s is not None),
                     default=None,
@@ -85,6 +89,11 @@ def _paragraph(number: int, entry: Entry) -> str:
     about = [f"{entry.kind} {clean_name(entry.name)}".rstrip()]
     if entry.awaited_by:
         about.append(f"awaited by {', '.join(clean_name(name) for name in entry.awaited_by)}")
+    if entry.held_at is not None:
+        holders = ", ".join(clean_name(name) for name in entry.held_by)
+        about.append(f"waits for a lock held by {holders} at {_held_at(entry.held_at)}")
+    elif entry.state == "lock":
+        about.append("waits for a lock; who holds it is not recorded")
     if entry.labels:
         shown = {clean_name(key): clean_name(value) for key, value in entry.labels}
         about.append(f"labels {json.dumps(shown, ensure_ascii=False)}")
@@ -96,6 +105,11 @@ def _paragraph(number: int, entry: Entry) -> str:
         if file:
             lines.append(f"\t{clean_name(file)}:{line}")
     return "\n".join(lines) + "\n"
+
+
+def _held_at(frame: tuple[str, str, int, int]) -> str:
+    name, file, line, _ = frame
+    return f"{clean_name(name)} ({clean_name(file)}:{line})"
 
 
 def _minutes(age_s: float | None) -> str:

@@ -16,6 +16,7 @@ from weakref import ReferenceType
 
 from conprof_core._engine.await_chain import Chain, await_chain
 from conprof_core._engine.task_entry import Ages, Entry, Frame, Places, cut, items_of
+from conprof_core._engine.task_locks import LockMap
 from conprof_core._engine.task_population import all_tasks, cell_of
 from conprof_core._engine.task_states import state_of_stack
 
@@ -30,7 +31,9 @@ _TRIES: Final = 3
 class _Reader:
     """Reads the tasks of one snapshot. For one thread."""
 
-    def __init__(self, tasks: Any, variable: ContextVar[Any], places: Places, ages: Ages) -> None:
+    def __init__(
+        self, tasks: Any, variable: ContextVar[Any], places: Places, ages: Ages, locks: LockMap
+    ) -> None:
         self._task_type = tasks.Task
         self._python_task_type = getattr(tasks, "_PyTask", tasks.Task)
         self._future_type = tasks.futures.Future
@@ -41,6 +44,7 @@ class _Reader:
         self._variable = variable
         self._places = places
         self._ages = ages
+        self._locks = locks
         self._own: dict[int, tuple[Any, list[Frame]]] = {}  # of tasks that others are awaited by
 
     def entry(self, task: Any, count: int) -> Entry | None:
@@ -57,6 +61,11 @@ class _Reader:
         if task.done():
             return None
         state = self._state(chain, waiter, frames)
+        name = task.get_name()
+        if not chain.is_running:
+            self._locks.note(id(task), f"task {name}", chain.frames)
+        if state == "lock":
+            self._locks.task_wants(id(task), chain.frames[::-1])
         names = []
         stack = frames or [(_name_of(task.get_coro()), "", 0, 0)]
         for awaiter in self._awaiters(task):
@@ -65,7 +74,7 @@ class _Reader:
         return Entry(
             "task",
             id(task),
-            task.get_name(),
+            name,
             state,
             self._ages.of(task),
             cut([*stack, TASK_ROOT]),
@@ -156,6 +165,7 @@ def task_entries(
     running_loops: Callable[[], list[Any]],
     places: Places,
     ages: Ages,
+    locks: LockMap,
     max_tasks: int,
 ) -> Iterator[Entry | None]:
     """Yield the entry of each task, ``None`` for one that has ended meanwhile.
@@ -166,7 +176,7 @@ def task_entries(
     tasks = sys.modules.get("asyncio.tasks")
     if tasks is None or not hasattr(tasks, "all_tasks"):
         return
-    reader = _Reader(tasks, variable, places, ages)
+    reader = _Reader(tasks, variable, places, ages, locks)
     population = all_tasks(tasks, running_loops)
     chosen = population
     if len(population) > max_tasks:

@@ -34,6 +34,8 @@ class Entry(NamedTuple):
         labels: sorted by key.
         awaited_by: names of the tasks that wait for this one, nearest first.
         stands_for: more than 1 where a part stands for all.
+        held_by: with the state ``lock``, the threads or tasks that hold it, where that is known.
+        held_at: where the first of these stands in the block that holds it.
     """
 
     kind: str
@@ -45,6 +47,8 @@ class Entry(NamedTuple):
     labels: tuple[tuple[str, str], ...] = ()
     awaited_by: tuple[str, ...] = ()
     stands_for: int = 1
+    held_by: tuple[str, ...] = ()
+    held_at: Frame | None = None
 
 
 class Places:

@@ -16,13 +16,14 @@ from typing import Any, Final
 
 from conprof_core import _tracking
 from conprof_core._engine.task_entry import Entry, Places, cut, items_of
+from conprof_core._engine.task_locks import LockMap
 from conprof_core._engine.task_states import state_of_stack
 from conprof_core._threads import own_idents, thread_ident
 
 __all__ = ["Facts", "no_facts", "thread_entries"]
 
-Known = tuple[int, int, Any, list[FrameType]]
-"""Id of the operating system, wait state, label cell, frames leaf first."""
+Known = tuple[int, int, int, Any, list[FrameType]]
+"""Id of the operating system, wait state, futex it sleeps on, label cell, frames leaf first."""
 
 Facts = Callable[[list[int]], dict[int, Known]]
 
@@ -59,7 +60,7 @@ def no_facts(idents: list[int]) -> dict[int, Known]:
     facts: dict[int, Known] = {}
     for ident, stack in stacks.items():
         native_id = getattr(_thread_of(ident), "native_id", None) or 0
-        facts[ident] = (native_id, 0, _tracking.current(ident), stack)
+        facts[ident] = (native_id, 0, 0, _tracking.current(ident), stack)
     return facts
 
 
@@ -76,19 +77,21 @@ def _stands(stack: list[FrameType] | None, leaf: FrameType) -> bool:
     return stack is not None and stack[0] is leaf and stack[-1].f_back is None
 
 
-def thread_entries(facts: Facts, places: Places) -> Iterator[Entry]:
+def thread_entries(facts: Facts, places: Places, locks: LockMap) -> Iterator[Entry]:
     """Yield the entry of each thread of the application that has a Python stack."""
     idents = [ident for ident in sys._current_frames() if ident not in own_idents]
     caller = thread_ident()
     for begin in range(0, len(idents), _SLICE):
         for ident, known in facts(idents[begin : begin + _SLICE]).items():
-            entry = _entry(ident, known, places, is_caller=ident == caller)
+            entry = _entry(ident, known, places, locks, is_caller=ident == caller)
             if entry is not None:
                 yield entry
 
 
-def _entry(ident: int, known: Known, places: Places, *, is_caller: bool) -> Entry | None:
-    native_id, wait, cell, stack = known
+def _entry(
+    ident: int, known: Known, places: Places, locks: LockMap, *, is_caller: bool
+) -> Entry | None:
+    native_id, wait, futex, cell, stack = known
     first = 0
     if is_caller:
         # Who asks for a snapshot stands where it was asked for, not in our own functions.
@@ -106,10 +109,14 @@ def _entry(ident: int, known: Known, places: Places, *, is_caller: bool) -> Entr
     else:
         state = waits
     thread = _thread_of(ident)
+    name = "" if thread is None else str(thread.name)
+    if state == "lock":
+        locks.thread_wants(ident, futex, stack[first:])
+    locks.note(ident, f"thread {name}", stack[first:])
     return Entry(
         "thread",
         ident,
-        "" if thread is None else str(thread.name),
+        name,
         state,
         _age_s(native_id),
         cut(frames),

@@ -9,13 +9,14 @@ consistent each for itself; together they are of the time that the snapshot take
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from conprof_core._engine import Row
 from conprof_core._engine.task_asyncio import task_entries
 from conprof_core._engine.task_entry import Ages, Entry, Places
 from conprof_core._engine.task_greenlets import greenlet_entries
+from conprof_core._engine.task_locks import LockMap
 from conprof_core._engine.task_population import loops_on_stacks
 from conprof_core._engine.task_threads import Facts, no_facts, thread_entries
 from conprof_core._labels import context_var
@@ -87,15 +88,23 @@ class Snapshot(NamedTuple):
         return sorted(groups, key=lambda group: -group.size)
 
     def rows(self) -> list[Row]:
-        """Return the rows of the profile type ``tasks``, with the label ``task.state``."""
+        """Return the rows of the profile type ``tasks``.
+
+        They have the label ``task.state``, and those that wait for a lock ``lock.held_at``, where
+        that is known.
+        """
         counts: dict[Any, int] = {}
         for entry in self.entries:
             name = entry.name if entry.kind == "thread" else ""
-            key = (entry.frames, entry.labels, entry.state, name)
+            more = [("task.state", entry.state)]
+            if entry.held_at is not None:
+                function, file, line, _ = entry.held_at
+                more.append(("lock.held_at", f"{function} ({file}:{line})"))
+            key = (entry.frames, tuple(sorted((*entry.labels, *more))), name)
             counts[key] = counts.get(key, 0) + entry.stands_for
         return [
-            Row(frames, tuple(sorted((*labels, ("task.state", state)))), name, tasks=count)
-            for (frames, labels, state, name), count in counts.items()
+            Row(frames, labels, name, tasks=count)
+            for (frames, labels, name), count in counts.items()
         ]
 
 
@@ -106,18 +115,22 @@ def snapshot(*, use_extension: bool = True, max_read: int = MAX_TASKS_READ) -> S
         use_extension: read threads with the C extension where it is installed.
         max_read: tasks read one by one, and greenlets likewise; of more, a part stands for all.
     """
-    facts, running_loops = _readers(use_extension)
+    native = _extension() if use_extension else None
+    facts: Facts = no_facts if native is None else native.thread_facts
+    running_loops = loops_on_stacks if native is None else native.running_loops
     places = Places()
+    locks = LockMap(native, places)
     began = time.perf_counter_ns()
     taken_ns = time.time_ns()
     with ShortTurns():
         _ages.begin()
         entries = [
-            *_in_slices(thread_entries(facts, places)),
-            *_in_slices(task_entries(context_var, running_loops, places, _ages, max_read)),
+            *_in_slices(thread_entries(facts, places, locks)),
+            *_in_slices(task_entries(context_var, running_loops, places, _ages, locks, max_read)),
             *_in_slices(greenlet_entries(context_var, places, _ages, max_read)),
         ]
         _ages.end()
+        entries = [locks.completed(entry) for entry in entries]
     return Snapshot(taken_ns, time.perf_counter_ns() - began, tuple(entries))
 
 
@@ -131,14 +144,9 @@ def _in_slices(entries: Iterator[Entry | None]) -> Iterator[Entry]:
             until = time.perf_counter_ns() + _SLICE_NS
 
 
-def _readers(use_extension: bool) -> tuple[Facts, Callable[[], list[Any]]]:
-    native: ModuleType | None = None
-    if use_extension:
-        try:
-            from conprof_core import _native as native
-        except Exception:
-            native = None
-    read = getattr(native, "thread_facts", None)
-    if native is None or read is None:
-        return no_facts, loops_on_stacks
-    return read, native.running_loops
+def _extension() -> ModuleType | None:
+    try:
+        from conprof_core import _native
+    except Exception:
+        return None
+    return _native if hasattr(_native, "thread_facts") else None

@@ -36,9 +36,9 @@
 #if PY_VERSION_HEX >= 0x030E0000
 #include <internal/pycore_interpframe_structs.h>
 #include <internal/pycore_tstate.h>
-#else
-#include <internal/pycore_frame.h>
 #endif
+#include <internal/pycore_frame.h>
+#include <opcode.h>
 
 typedef struct _PyInterpreterFrame conprof_frame;
 
@@ -158,6 +158,31 @@ conprof_frame_code(const conprof_frame *f)
     return (uintptr_t)f->f_code;
 #endif
 }
+
+/* GIL held, of a frame that stands still: what a slot (local variables, then the value stack)
+ * holds, borrowed; NULL when it is empty, or holds no object. The slot must be alive. */
+static inline PyObject *
+conprof_frame_slot(const conprof_frame *f, int index)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    uintptr_t bits = f->localsplus[index].bits;
+    return (bits & 3) == 3 ? NULL : (PyObject *)(bits & ~(uintptr_t)7);
+#else
+    return f->localsplus[index];
+#endif
+}
+
+/* Slots that a `with` block keeps on the value stack: __exit__, and from 3.14 on its object. */
+#if PY_VERSION_HEX >= 0x030E0000
+#define CONPROF_WITH_SLOTS 2
+#else
+#define CONPROF_WITH_SLOTS 1
+#endif
+
+/* Locks of threads begin with the address of the semaphore that waiting threads sleep on. From
+ * 3.14 on a thread sleeps on a semaphore of its own, and which lock it wants is not to be seen. */
+#define CONPROF_LOCK_HAS_ADDRESS (PY_VERSION_HEX < 0x030E0000)
+#define CONPROF_LOCK_HEAD_BYTES ((Py_ssize_t)(sizeof(PyObject) + sizeof(void *)))
 
 /* Address of the instruction a frame stands at. May run in signal context. */
 static inline uintptr_t

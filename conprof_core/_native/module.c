@@ -20,6 +20,7 @@
 #include "threads.h"
 #include "wait_place.h"
 #include "window_object.h"
+#include "with_blocks.h"
 
 static PyObject *
 start(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
@@ -235,7 +236,18 @@ static PyMethodDef functions[] = {
      "(3.14)."},
     {"thread_facts", conprof_thread_facts, METH_O,
      "thread_facts(idents)\n\nFor each ident of a thread that has a Python state: (id of the "
-     "operating system, enum conprof_wait, label cell or None, frames leaf first)."},
+     "operating system, enum conprof_wait, address of the futex it sleeps on or 0, label cell or "
+     "None, frames leaf first)."},
+    {"with_blocks", conprof_with_blocks, METH_VARARGS,
+     "with_blocks(frame, types)\n\nThe objects of exactly these types in whose `with` blocks a "
+     "frame stands now, innermost first."},
+    {"first_local", conprof_first_local, METH_VARARGS,
+     "first_local(frame, types)\n\nWhat the first argument of a frame's function holds now, if its "
+     "type is exactly one of these, else None."},
+    {"lock_address", conprof_lock_address, METH_O,
+     "lock_address(lock)\n\nWhere in memory threads wait for a lock or an RLock of _thread; 0 "
+     "where "
+     "that is not to be known."},
     {"start_heap", start_heap, METH_VARARGS,
      "start_heap(mean, old_windows=0): sample allocations; what is in the way, or ''. After "
      "start()."},

@@ -165,7 +165,8 @@ capture(struct conprof_window *window, struct conprof_thread *thread)
 {
     struct conprof_wait_account *wait = &thread->wait;
     uint64_t first_new = conprof_registry_copied() + CONPROF_UID_FIRST;
-    enum conprof_wait state = conprof_wait_of(thread->tid, gil, CONPROF_GIL_BYTES);
+    uintptr_t futex;
+    enum conprof_wait state = conprof_wait_of(thread->tid, gil, CONPROF_GIL_BYTES, &futex);
     if (has_moved(thread)) {
         return false;
     }

@@ -10,6 +10,7 @@ struct facts {
     unsigned long ident;
     bool is_found;
     enum conprof_wait wait;
+    uintptr_t futex; /* that it sleeps on, or 0 */
     unsigned long native_id;
     conprof_label_cell *cell; /* owned */
     PyObject *frames;         /* a list, owned */
@@ -58,9 +59,9 @@ find_all(struct facts *wanted, Py_ssize_t count)
         }
         wanted[i].is_found = true;
         wanted[i].native_id = ts->native_thread_id;
-        wanted[i].wait = ts == own
-                             ? CONPROF_WAIT_CPU
-                             : conprof_wait_of((pid_t)ts->native_thread_id, gil, CONPROF_GIL_BYTES);
+        wanted[i].wait = ts == own ? CONPROF_WAIT_CPU
+                                   : conprof_wait_of((pid_t)ts->native_thread_id, gil,
+                                                     CONPROF_GIL_BYTES, &wanted[i].futex);
         wanted[i].cell = conprof_context_cell(ts);
         Py_XINCREF(wanted[i].cell);
         wanted[i].frames = frames_of(ts);
@@ -75,7 +76,7 @@ static bool
 add(PyObject *facts, PyObject *ident, const struct facts *found)
 {
     PyObject *entry =
-        Py_BuildValue("kiOO", found->native_id, (int)found->wait,
+        Py_BuildValue("kiKOO", found->native_id, (int)found->wait, (unsigned long long)found->futex,
                       found->cell == NULL ? Py_None : (PyObject *)found->cell, found->frames);
     bool is_added = entry != NULL && PyDict_SetItem(facts, ident, entry) == 0;
     Py_XDECREF(entry);

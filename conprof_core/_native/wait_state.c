@@ -41,8 +41,9 @@ classify(long number, uintptr_t first, uintptr_t gil, size_t gil_bytes)
 }
 
 enum conprof_wait
-conprof_wait_of(pid_t tid, uintptr_t gil, size_t gil_bytes)
+conprof_wait_of(pid_t tid, uintptr_t gil, size_t gil_bytes, uintptr_t *futex)
 {
+    *futex = 0;
     char path[48], text[256], *end;
     snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)tid);
     int file = open(path, O_RDONLY | O_CLOEXEC);
@@ -62,5 +63,7 @@ conprof_wait_of(pid_t tid, uintptr_t gil, size_t gil_bytes)
     if (end == text) {
         return CONPROF_WAIT_UNKNOWN;
     }
-    return classify(number, (uintptr_t)strtoull(end, NULL, 16), gil, gil_bytes);
+    uintptr_t first = (uintptr_t)strtoull(end, NULL, 16);
+    *futex = number == SYS_futex ? first : 0;
+    return classify(number, first, gil, gil_bytes);
 }
