@@ -93,7 +93,10 @@ class TasksSocket:
             import select
 
             poll = original("select", "poll")()
-            poll.register(listener.fileno(), select.POLLIN)
+            descriptor = listener.fileno()
+            if descriptor < 0:
+                return  # closed before this thread came to run
+            poll.register(descriptor, select.POLLIN)
             poll.register(wake, select.POLLIN)
             while True:
                 ready = [fd for fd, _ in poll.poll()]

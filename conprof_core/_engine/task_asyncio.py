@@ -160,6 +160,14 @@ def _name_of(coroutine: object) -> str:
     return name if isinstance(name, str) else type(coroutine).__qualname__
 
 
+def _has_ended(reference: Any) -> bool:
+    try:
+        task = reference() if isinstance(reference, ReferenceType) else reference
+        return task is None or bool(task.done())
+    except Exception:
+        return False  # a task type of somebody else's; whoever reads it will see
+
+
 def task_entries(
     variable: ContextVar[Any],
     running_loops: Callable[[], list[Any]],
@@ -179,6 +187,10 @@ def task_entries(
     reader = _Reader(tasks, variable, places, ages, locks)
     population = all_tasks(tasks, running_loops)
     chosen = population
+    if len(population) > max_tasks:
+        # What has ended and was not collected yet is of the population no more.
+        population = [reference for reference in population if not _has_ended(reference)]
+        chosen = population
     if len(population) > max_tasks:
         chosen = random.sample(population, max_tasks)
     each, rest = divmod(len(population), len(chosen) or 1)
