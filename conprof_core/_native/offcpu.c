@@ -159,6 +159,15 @@ reason_of(enum conprof_wait state, uint32_t count)
     return CONPROF_COLUMN_COUNT;
 }
 
+/* Of a thread that could run and does not: it has no CPU, and not the GIL. Either it is in C code
+ * that needs none, or its wait for the GIL has just ended, or timed out: a waiting thread wakes
+ * every few milliseconds to ask for it. */
+static bool
+is_unsure(const struct conprof_wait_account *wait)
+{
+    return wait->state_hint == 0 || conprof_gil_holder(gil) != wait->state_hint;
+}
+
 /* Finds out where a thread stands that does not run. False when it moved meanwhile. */
 static bool
 capture(struct conprof_window *window, struct conprof_thread *thread)
@@ -170,11 +179,13 @@ capture(struct conprof_window *window, struct conprof_thread *thread)
     if (has_moved(thread)) {
         return false;
     }
-    if (state == CONPROF_WAIT_CPU && wait->pending_ns < MAX_UNSURE_NS &&
-        (wait->state_hint == 0 || conprof_gil_holder(gil) != wait->state_hint)) {
-        /* It could run: in C code without the GIL, or because its wait for the GIL has
-         * just ended or timed out. The next look will tell. */
-        return false;
+    if (state == CONPROF_WAIT_CPU && is_unsure(wait)) {
+        if (wait->reason == CONPROF_COLUMN_GIL_WAIT_NS) {
+            state = CONPROF_WAIT_GIL; /* as when it was last seen: for want of a CPU */
+        }
+        else if (wait->pending_ns < MAX_UNSURE_NS) {
+            return false; /* the next look will tell */
+        }
     }
     enum conprof_walk walk =
         conprof_remote_walk(interpreter, thread->tid, &wait->state_hint, &remote);
