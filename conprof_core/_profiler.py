@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from conprof_core import _carry, _fork, _log, _scope, _servers, _turns
+from conprof_core import _carry, _fork, _held_gc, _log, _scope, _servers, _turns
 from conprof_core._config import Config, load
 from conprof_core._engine import EngineUnavailable, Row, choose
 from conprof_core._limits import EXIT_FLUSH_S
@@ -309,6 +309,7 @@ class _State:
         self.session = None
         _log.forget_internal_errors()
         _turns.forget()
+        _held_gc.forget()
         if session is None:
             return
         _scope.set_sampling(False)

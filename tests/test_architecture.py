@@ -52,6 +52,7 @@ LAYERS = (
         "conprof_core._tracking",
         "conprof_core._servers",
         "conprof_core._turns",
+        "conprof_core._held_gc",
     ),
     (
         "conprof_core._carry",

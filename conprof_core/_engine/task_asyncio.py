@@ -15,7 +15,7 @@ from typing import Any, Final
 from weakref import ReferenceType
 
 from conprof_core._engine.await_chain import Chain, await_chain
-from conprof_core._engine.task_entry import Ages, Entry, Frame, Places, cut, items_of
+from conprof_core._engine.task_entry import Ages, Entry, Frame, Places, items_of
 from conprof_core._engine.task_locks import LockMap
 from conprof_core._engine.task_population import all_tasks, cell_of
 from conprof_core._engine.task_states import state_of_stack
@@ -77,7 +77,7 @@ class _Reader:
             name,
             state,
             self._ages.of(task),
-            cut([*stack, TASK_ROOT]),
+            self._places.stack([*stack, TASK_ROOT]),
             items_of(cell_of(task, self._variable)),
             tuple(names),
             count,

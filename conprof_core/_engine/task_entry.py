@@ -56,6 +56,7 @@ class Places:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], Frame] = {}
+        self._stacks: dict[tuple[Frame, ...], tuple[Frame, ...]] = {}
         self._codes: list[CodeType] = []  # keeps the ids in the keys from being reused
 
     def of(self, frame: FrameType) -> Frame:
@@ -73,6 +74,11 @@ class Places:
     def of_all(self, frames: Iterable[FrameType]) -> list[Frame]:
         """Return the places of frames."""
         return [self.of(frame) for frame in frames]
+
+    def stack(self, frames: list[Frame]) -> tuple[Frame, ...]:
+        """Return frames, leaf first, within the bound on depth; equal ones are one object."""
+        stack = cut(frames)
+        return self._stacks.setdefault(stack, stack)
 
 
 class Ages:

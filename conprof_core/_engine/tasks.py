@@ -19,6 +19,7 @@ from conprof_core._engine.task_greenlets import greenlet_entries
 from conprof_core._engine.task_locks import LockMap
 from conprof_core._engine.task_population import loops_on_stacks
 from conprof_core._engine.task_threads import Facts, no_facts, thread_entries
+from conprof_core._held_gc import HeldCollector
 from conprof_core._labels import context_var
 from conprof_core._limits import MAX_TASKS_READ
 from conprof_core._threads import sleep
@@ -122,7 +123,7 @@ def snapshot(*, use_extension: bool = True, max_read: int = MAX_TASKS_READ) -> S
     locks = LockMap(native, places)
     began = time.perf_counter_ns()
     taken_ns = time.time_ns()
-    with ShortTurns():
+    with ShortTurns(), HeldCollector():
         _ages.begin()
         entries = [
             *_in_slices(thread_entries(facts, places, locks)),
