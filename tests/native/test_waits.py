@@ -6,8 +6,10 @@ import asyncio
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -207,3 +209,83 @@ def test_suspended_tasks_wait_for_locks() -> None:
     assert wall_s(captured, "idler") > 0, "the premise: looks saw tasks"
     assert waited["holder"] == waited["idler"] == 0
     assert waited["waiter"] == wall_s(captured, "waiter") > 0
+
+
+def hold_and_want(take: Callable[[], Callable[[], None]]) -> Captured:
+    """Capture a thread that waits with ``take`` for what another one holds."""
+    taken = threading.Event()
+
+    def holder() -> None:
+        give_back = take()
+        taken.set()
+        time.sleep(SECONDS)
+        give_back()
+
+    def wanter() -> None:
+        assert taken.wait(30)
+        take()()
+
+    with capture(profile_types=[conprof.WALL]) as captured:
+        run_threads([holder, wanter])
+    return captured
+
+
+def test_a_pool_of_urllib3_is_a_lock() -> None:
+    connectionpool = pytest.importorskip("urllib3.connectionpool")
+    pool = connectionpool.HTTPConnectionPool("127.0.0.1", maxsize=1, block=True)
+
+    def take() -> Callable[[], None]:
+        return partial(pool._put_conn, pool._get_conn())
+
+    captured = hold_and_want(take)
+    assert lock_wait_s(captured, "HTTPConnectionPool._get_conn") > SECONDS / 2
+
+
+def test_a_pool_of_sqlalchemy_is_a_lock() -> None:
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    engine = sqlalchemy.create_engine(
+        "sqlite://",
+        poolclass=sqlalchemy.QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        connect_args={"check_same_thread": False},
+    )
+
+    def take() -> Callable[[], None]:
+        close: Callable[[], None] = engine.connect().close
+        return close
+
+    captured = hold_and_want(take)
+    assert lock_wait_s(captured, "QueuePool._do_get") > SECONDS / 2
+    engine.dispose()
+
+
+def test_a_full_thread_pool_of_anyio_is_a_lock() -> None:
+    anyio = pytest.importorskip("anyio")
+
+    async def endpoint(limiter: Any) -> None:
+        await anyio.to_thread.run_sync(time.sleep, SECONDS, limiter=limiter)
+
+    async def main() -> None:
+        limiter = anyio.CapacityLimiter(1)
+        await asyncio.gather(endpoint(limiter), endpoint(limiter))
+
+    with capture(profile_types=[conprof.WALL]) as captured:
+        asyncio.run(main())
+    # One waits for the other's slot, and the other for its own thread.
+    rows = [row for row in captured.rows if any("endpoint" in f[0] for f in row.frames)]
+    assert sum(row.lock_wait_ns for row in rows) / 1e9 == pytest.approx(SECONDS, rel=0.6)
+    slot = "CapacityLimiter.acquire_on_behalf_of"
+    assert all(any(f[0] == slot for f in row.frames) for row in rows if row.lock_wait_ns)
+
+
+def test_an_idle_worker_of_waitress_waits_for_no_lock() -> None:
+    task = pytest.importorskip("waitress.task")
+    with capture(profile_types=[conprof.WALL]) as captured:
+        dispatcher = task.ThreadedTaskDispatcher()
+        dispatcher.set_thread_count(2)
+        time.sleep(SECONDS)
+        dispatcher.shutdown()
+    worker = "ThreadedTaskDispatcher.handler_thread"
+    assert wall_s(captured, "handler_thread") > SECONDS, "the premise: it waited"
+    assert lock_wait_s(captured, worker) < 0.2
