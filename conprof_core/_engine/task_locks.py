@@ -6,15 +6,17 @@ lock a thread waits for the kernel says, by the address it sleeps at; a task's i
 method that waits. Only locks of the standard library are looked at, of exactly its types, so that
 no code of the application runs. What is said of a holder is true at the moment it is looked at.
 
-Not to be known: the holder of a lock that was taken by ``acquire()``, unless it is an ``RLock``
-that the frame which waits for it leads to; and from CPython 3.14 on, the locks of threads.
+An ``RLock`` knows the thread that holds it, however it was taken; it is found from the frame that
+waits. Not to be known: the holder of another lock that was taken by ``acquire()``; and from CPython
+3.14 on, the locks of threads.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +28,7 @@ Key = tuple[str, int]
 
 _NEAR_LEAF: Final = 4
 _MAX_HOLDERS: Final = 4
+_OWNER: Final = re.compile(r"owner=(\d+)")
 
 _LOCK: Final = type(threading._allocate_lock())  # type: ignore[attr-defined]
 _RLOCK: Final = type(threading._CRLock()) if threading._CRLock else _LOCK  # type: ignore[attr-defined]
@@ -50,6 +53,7 @@ class LockMap:
         self._places = places
         self._held: dict[Key, list[_Holder]] = {}
         self._wanted: dict[int, Key] = {}
+        self._owners: dict[int, int] = {}  # of RLocks: ident of who waits → of who holds
         self._alive: list[object] = []  # so that no id is used twice
         self._plain: set[tuple[int, int]] = set()  # places seen in no block of a lock
         self._waits: tuple[CodeType, ...] = (threading.Condition.wait.__code__,)
@@ -95,6 +99,13 @@ class LockMap:
             return
         self._wanted[owner] = ("address", futex)
         for frame in frames[:_NEAR_LEAF]:
+            rlock = self._native.lock_search(frame, futex, _RLOCK)
+            if rlock is not None:
+                # Only its text tells who has it; the type is exact, so the text is CPython's.
+                found = _OWNER.search(repr(rlock))
+                self._owners[owner] = int(found[1]) if found else 0
+                break
+        for frame in frames[:_NEAR_LEAF]:
             if frame.f_code is threading.Semaphore.acquire.__code__:
                 self._want_first_local(owner, frame, self._counting)
 
@@ -104,14 +115,22 @@ class LockMap:
             if frame.f_code in self._task_acquires:
                 self._want_first_local(owner, frame, self._task_types)
 
-    def completed(self, entry: Entry) -> Entry:
-        """Return an entry with what is known of the lock that it waits for."""
-        key = self._wanted.get(entry.id)
-        holders = [] if key is None else self._held.get(key, [])
-        holders = [holder for holder in holders if holder.id != entry.id][:_MAX_HOLDERS]
+    def completed(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return the entries with what is known of the locks that they wait for."""
+        by_id = {entry.id: entry for entry in entries if entry.kind == "thread"}
+        return [
+            self._complete(entry, by_id) if entry.id in self._wanted else entry for entry in entries
+        ]
+
+    def _complete(self, entry: Entry, threads: Mapping[int, Entry]) -> Entry:
+        holders = [h for h in self._held.get(self._wanted[entry.id], ()) if h.id != entry.id]
+        owner = threads.get(self._owners.get(entry.id, 0))
+        if not holders and owner is not None and owner is not entry:
+            # Where it took the lock is not known; where it is now, is.
+            holders = [_Holder(owner.id, f"thread {owner.name}", owner.frames[0])]
         if not holders or entry.state != "lock":
             return entry
-        names = tuple(dict.fromkeys(holder.name for holder in holders))
+        names = tuple(dict.fromkeys(holder.name for holder in holders[:_MAX_HOLDERS]))
         return entry._replace(held_by=names, held_at=holders[0].place)
 
     def _want_first_local(self, owner: int, frame: FrameType, types: tuple[type, ...]) -> None:

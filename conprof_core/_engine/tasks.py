@@ -131,7 +131,7 @@ def snapshot(*, use_extension: bool = True, max_read: int = MAX_TASKS_READ) -> S
             *_in_slices(greenlet_entries(context_var, places, _ages, max_read)),
         ]
         _ages.end()
-        entries = [locks.completed(entry) for entry in entries]
+        entries = locks.completed(entries)
     return Snapshot(taken_ns, time.perf_counter_ns() - began, tuple(entries))
 
 

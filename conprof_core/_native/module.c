@@ -9,6 +9,7 @@
 #include "heap_table.h"
 #include "labels.h"
 #include "lock.h"
+#include "lock_search.h"
 #include "offcpu.h"
 #include "request.h"
 #include "sampler.h"
@@ -248,6 +249,9 @@ static PyMethodDef functions[] = {
      "lock_address(lock)\n\nWhere in memory threads wait for a lock or an RLock of _thread; 0 "
      "where "
      "that is not to be known."},
+    {"lock_search", conprof_lock_search, METH_VARARGS,
+     "lock_search(frame, address, type)\n\nThe lock of exactly this type at whose address threads "
+     "wait, if the frame's variables or globals lead to it, else None."},
     {"start_heap", start_heap, METH_VARARGS,
      "start_heap(mean, old_windows=0): sample allocations; what is in the way, or ''. After "
      "start()."},

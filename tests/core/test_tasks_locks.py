@@ -110,6 +110,62 @@ def test_who_holds_by_hand_is_not_recorded() -> None:
         assert "waits for a lock; who holds it is not recorded" in debug2(taken)
 
 
+class Guarded:
+    """Its lock is found from the method that waits, and no code of it runs."""
+
+    shared = threading.RLock()
+
+    def __init__(self) -> None:
+        self.own = threading.RLock()
+
+    def __getattribute__(self, name: str) -> Any:
+        assert sys._getframe(1).f_globals is globals(), "somebody else asked"
+        return super().__getattribute__(name)
+
+    def acquire_own(self) -> None:
+        self.own.acquire()
+
+    def acquire_shared(self) -> None:
+        self.shared.acquire()
+
+
+GLOBAL = threading.RLock()
+
+
+@needs_addresses
+@pytest.mark.parametrize("kind", ["own", "shared", "global", "local"])
+def test_an_rlock_knows_who_took_it_by_hand(kind: str) -> None:
+    guarded, local = Guarded(), threading.RLock()
+
+    class ByHand:
+        """As a lock to the helpers: how it is taken is what differs."""
+
+        def acquire(self) -> None:
+            if kind == "own":
+                guarded.acquire_own()
+            elif kind == "shared":
+                guarded.acquire_shared()
+            elif kind == "global":
+                GLOBAL.acquire()
+            else:
+                local.acquire()
+
+        def release(self) -> None:
+            {"own": guarded.own, "shared": guarded.shared, "global": GLOBAL, "local": local}[
+                kind
+            ].release()
+
+        def __enter__(self) -> None:
+            self.acquire()
+
+        def __exit__(self, *exc: object) -> None:
+            self.release()
+
+    with contended(holds_by_hand, ByHand()) as entry:
+        assert entry.held_by == ("thread the holder",)
+        assert entry.held_at is not None, "where it stands now"
+
+
 @needs_addresses
 def test_who_waits_in_a_condition_does_not_hold_its_lock() -> None:
     condition = threading.Condition()
