@@ -78,17 +78,33 @@ _cell_ids = itertools.count(1)
 class LabelCell:
     """What the ContextVar holds: a place whose label set may be filled in later."""
 
-    __slots__ = ("id", "labels", "provisional")
+    __slots__ = ("_had_trace", "id", "labels", "provisional", "trace")
 
-    def __init__(self, labels: LabelSet, *, provisional: bool = False) -> None:
+    def __init__(
+        self, labels: LabelSet, *, provisional: bool = False, within: LabelCell | None = None
+    ) -> None:
         self.id = next(_cell_ids)
         self.labels = labels
         self.provisional = provisional
+        self.trace: tuple[int, int, int] | None = None if within is None else within.trace
+        self._had_trace = self.trace is not None
 
     def bind(self, labels: LabelSet, /) -> None:
         """Set the final labels; samples already taken under this cell get them as well."""
         self.labels = labels
         self.provisional = False
+
+    def set_trace(self, high: int, low: int, span: int, /) -> bool:
+        """Set the ids of a span, once; ``False``, and nothing done, where there were some."""
+        if not span or self._had_trace:
+            return False
+        self._had_trace = True
+        self.trace = (high, low, span)
+        return True
+
+    def end_trace(self) -> None:
+        """Give later samples no ids."""
+        self.trace = None
 
 
 context_var: ContextVar[LabelCell | None] = ContextVar("conprof_labels", default=None)

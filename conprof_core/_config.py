@@ -46,6 +46,7 @@ class Config:
     spool_dir: str
     spool_bytes: int
     carry_labels: bool
+    trace_ids: str
     engine: str | None
     disabled: bool
     log_file: str

@@ -29,6 +29,7 @@ else:
 __all__ = [
     "LabelSet",
     "bind",
+    "compose",
     "context_var",
     "intern_labels",
     "label_set",
@@ -123,12 +124,23 @@ def merge(outer: LabelSet, own: LabelSet) -> LabelSet:
     return _known_set(dict((*outer.items(), *own.items())[-MAX_LABELS:]))
 
 
-def _compose(own: LabelSet, outer: LabelCell | None) -> LabelCell:
-    """Return a cell that shows ``own`` on top of what ``outer`` shows, now and once it is bound."""
+read_trace: Callable[[LabelCell], None] | None = None
+"""Gives a cell the ids of the span around it, where ``trace_ids`` is on; set by ``_traces``."""
+
+
+def compose(own: LabelSet, outer: LabelCell | None, *, keeps_trace: bool = True) -> LabelCell:
+    """Return a cell that shows ``own`` on top of what ``outer`` shows, now and once it is bound.
+
+    It has the trace of ``outer``, if that has one, unless ``keeps_trace`` is false.
+    """
     if outer is None:
         return LabelCell(own)
     below = outer.provisional and list_below(outer)
-    cell = LabelCell(merge(outer.labels, own), provisional=below is not False)
+    shown = merge(outer.labels, own)
+    if keeps_trace:
+        cell = LabelCell(shown, provisional=below is not False, within=outer)
+    else:
+        cell = LabelCell(shown, provisional=below is not False)
     if below is not False:
         below.append((cell, own))
     return cell
@@ -184,7 +196,9 @@ class labels:  # noqa: N801 - reads as a verb at the call site, like contextlib.
 
     def __enter__(self) -> None:
         outer = context_var.get()
-        cell = _compose(self._own, outer)
+        cell = compose(self._own, outer)
+        if read_trace is not None:
+            read_trace(cell)
         self._outer[cell.id] = outer
         switch(cell)
 

@@ -25,6 +25,9 @@ ROOT_FRAMES: Final = MAX_STACK_DEPTH - LEAF_FRAMES
 MAX_LABEL_SETS: Final = 4_096
 """Distinct label sets alive at once; what is beyond shares the overflow set."""
 
+MAX_TRACES: Final = 8_192
+"""Requests of one window whose samples carry the ids of a trace; those beyond merge without."""
+
 MAX_LABELS: Final = 32
 """Labels in one set; further ones are left out."""
 

@@ -12,10 +12,12 @@ from conprof_core._engine import Row
 from conprof_core._limits import MAX_NAME
 from conprof_core.exporters.naming import Naming
 
-__all__ = ["Labels", "Stack", "clean_name", "merge_rows"]
+__all__ = ["Labels", "Merged", "Stack", "Trace", "clean_name", "merge_rows"]
 
 Stack = tuple[tuple[str, str, int, int], ...]
 Labels = tuple[tuple[str, str], ...]
+Trace = tuple[int, int] | None
+Merged = dict[tuple[Stack, Labels, Trace], list[int]]
 
 
 def clean_name(text: str) -> str:
@@ -32,15 +34,13 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def merge_rows(
-    rows: Iterable[Row], columns: Sequence[str], naming: Naming
-) -> dict[tuple[Stack, Labels], list[int]]:
-    """Return (stack, labels) → values of ``columns``, in the order of their first rows.
+def merge_rows(rows: Iterable[Row], columns: Sequence[str], naming: Naming) -> Merged:
+    """Return (stack, labels, trace) → values of ``columns``, in the order of their first rows.
 
     Rows that are equal under the naming are merged; those without a value are left out; of more
     label sets than the naming allows, the rest shares the overflow set.
     """
-    merged: dict[tuple[Stack, Labels], list[int]] = {}
+    merged: Merged = {}
     label_sets: set[Labels] = set()
     renamed = dict(naming.label_names)
     overflow = tuple((renamed.get(key, key), value) for key, value in OVERFLOW_ITEMS)
@@ -54,7 +54,7 @@ def merge_rows(
                 label_sets.add(labels)
             else:
                 labels = overflow
-        key = (row.frames, labels)
+        key = (row.frames, labels, row.trace if naming.spans.form else None)
         known = merged.get(key)
         if known is None:
             merged[key] = values

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from types import CodeType, FrameType
-from typing import final
+from typing import Any, final
 
 context_var: ContextVar[LabelCell | None]
 
@@ -13,14 +13,20 @@ class LabelSet:
 
 @final
 class LabelCell:
-    def __new__(cls, labels: LabelSet, *, provisional: bool = False) -> LabelCell: ...
+    def __new__(
+        cls, labels: LabelSet, *, provisional: bool = False, within: LabelCell = ...
+    ) -> LabelCell: ...
     @property
     def id(self) -> int: ...
     @property
     def labels(self) -> LabelSet: ...
     @property
     def provisional(self) -> bool: ...
+    @property
+    def trace(self) -> tuple[int, int, int] | None: ...
     def bind(self, labels: LabelSet, /) -> None: ...
+    def set_trace(self, high: int, low: int, span: int, /) -> bool: ...
+    def end_trace(self) -> None: ...
 
 @final
 class Window:
@@ -36,6 +42,8 @@ class Window:
     def stacks(self) -> int: ...
     @property
     def overflowed(self) -> int: ...
+    @property
+    def traces_refused(self) -> int: ...
     def encode_pprof(
         self,
         *,
@@ -50,6 +58,8 @@ class Window:
         max_label_sets: int,
         first_sample: int,
         max_samples: int,
+        span_form: str,
+        span_keys: tuple[str, ...],
     ) -> bytes | None: ...
     def encode_otlp(
         self,
@@ -63,17 +73,9 @@ class Window:
         attributes: tuple[tuple[str, int], ...],
         max_label_sets: int,
         max_samples: int,
+        span_form: str,
     ) -> bytes | None: ...
-    def rows(
-        self,
-    ) -> list[
-        tuple[
-            tuple[tuple[str, str, int, int], ...],
-            tuple[tuple[str, str], ...],
-            str,
-            *tuple[int, ...],
-        ]
-    ]: ...
+    def rows(self) -> list[tuple[Any, ...]]: ...
 
 def intern_labels(pairs: Mapping[str, str] | Iterable[tuple[str, str]], /) -> LabelSet: ...
 def self_test() -> str: ...

@@ -45,6 +45,8 @@ class ProfileType(StrEnum):
 _TYPE_ALIASES: Final = {"goroutine": "tasks", "goroutines": "tasks"}
 """What Go and its probe call it."""
 
+TRACE_SOURCES: Final = ("off", "otel", "ddtrace", "sentry", "auto")
+
 # Each parser takes what a caller or a variable gave and returns the value as Config holds it, or
 # raises ConfigError. Text is accepted everywhere, so that one parser serves both.
 
@@ -154,6 +156,13 @@ def _engine(option: str, value: object) -> str | None:
     if value is None or value in ENGINES:
         return value if isinstance(value, str) else None
     raise ConfigError(option, value, f"allowed is one of {', '.join(ENGINES)}")
+
+
+def _trace_ids(option: str, value: object) -> str:
+    text = value.strip().lower() if isinstance(value, str) else ""
+    if text not in TRACE_SOURCES:
+        raise ConfigError(option, value, f"allowed is one of {', '.join(TRACE_SOURCES)}")
+    return text
 
 
 def _words(option: str, value: object, allowed: str) -> list[str]:
@@ -357,6 +366,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         _flag,
         "hand labels to threads, executors and greenlets that a request starts",
         default=True,
+    ),
+    Option(
+        "trace_ids",
+        ("CONPROF_TRACE_IDS",),
+        _trace_ids,
+        "tracer whose trace and span ids travel with the samples: otel, ddtrace, sentry, auto, off",
+        default="off",
     ),
     Option("engine", ("CONPROF_ENGINE",), _engine, "native or portable; default: what can run"),
     Option(

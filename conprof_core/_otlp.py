@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from conprof_core._engine import Row
-from conprof_core._merge import Labels, Stack, merge_rows
+from conprof_core._merge import Labels, Stack, Trace, merge_rows
 from conprof_core._tables import Tables
 from conprof_core._wire import delimited, fixed64, number, packed, varint
 from conprof_core.exporters.naming import Naming, Shape
@@ -46,6 +46,7 @@ _TYPE_TYPE: Final = b"\x08"  # 1
 _TYPE_UNIT: Final = b"\x10"  # 2
 _SAMPLE_STACK_INDEX: Final = b"\x08"  # 1
 _SAMPLE_ATTRIBUTE_INDICES: Final = b"\x12"  # 2, packed
+_SAMPLE_LINK_INDEX: Final = b"\x18"  # 3
 _SAMPLE_VALUES: Final = b"\x22"  # 4, packed
 _DICTIONARY_MAPPINGS: Final = b"\x0a"  # 1
 _DICTIONARY_LOCATIONS: Final = b"\x12"  # 2
@@ -54,6 +55,8 @@ _DICTIONARY_LINKS: Final = b"\x22"  # 4
 _DICTIONARY_STRINGS: Final = b"\x2a"  # 5
 _DICTIONARY_ATTRIBUTES: Final = b"\x32"  # 6
 _DICTIONARY_STACKS: Final = b"\x3a"  # 7
+_LINK_TRACE_ID: Final = b"\x0a"  # 1
+_LINK_SPAN_ID: Final = b"\x12"  # 2
 _STACK_LOCATION_INDICES: Final = b"\x0a"  # 1, packed
 _LOCATION_LINES: Final = b"\x1a"  # 3
 _LOCATION_ATTRIBUTE_INDICES: Final = b"\x22"  # 4, packed
@@ -106,8 +109,8 @@ def encode_request(
         return None
     dictionary = _Dictionary()
     samples = [
-        (dictionary.stack(stack), dictionary.labels(labels), values)
-        for (stack, labels), values in merged.items()
+        (dictionary.stack(stack), dictionary.labels(labels) + dictionary.link(trace), values)
+        for (stack, labels, trace), values in merged.items()
     ]
     fields = [
         fixed64(_PROFILE_TIME_UNIX_NANO, start_ns),
@@ -199,6 +202,7 @@ class _Dictionary:
         self._attributes: dict[tuple[int, int, int], int] = {}  # (key, text or 0, number)
         self._stacks: dict[tuple[int, ...], int] = {(): 0}
         self._known: dict[Labels, bytes] = {}
+        self._links: dict[tuple[int, int], int] = {}
 
     def stack(self, frames: Stack) -> int:
         """Return the index of a stack."""
@@ -211,6 +215,12 @@ class _Dictionary:
         if found is None:
             found = self._known[labels] = self.indices(_SAMPLE_ATTRIBUTE_INDICES, labels)
         return found
+
+    def link(self, trace: Trace) -> bytes:
+        """Return the link of a sample, as its field; empty without a trace."""
+        if trace is None:
+            return b""
+        return number(_SAMPLE_LINK_INDEX, self._links.setdefault(trace, len(self._links) + 1))
 
     def indices(self, tag: bytes, attributes: Sequence[tuple[str, str | int]]) -> bytes:
         """Return a field of attribute indices; empty without attributes."""
@@ -231,6 +241,10 @@ class _Dictionary:
         yield from self._locations()
         yield from self._functions()
         yield delimited(_DICTIONARY_LINKS, b"")  # no link; Parca wants its fields unset
+        for trace_id, span_id in self._links:
+            link = delimited(_LINK_TRACE_ID, trace_id.to_bytes(16, "big"))
+            link += delimited(_LINK_SPAN_ID, span_id.to_bytes(8, "big"))
+            yield delimited(_DICTIONARY_LINKS, link)
         strings = self.tables.encoded_strings()
         for text in strings:
             yield delimited(_DICTIONARY_STRINGS, text)

@@ -13,7 +13,7 @@ from conprof_core._engine import Row
 from conprof_core._merge import clean_name, merge_rows
 from conprof_core._tables import Tables
 from conprof_core._wire import delimited, packed, varint
-from conprof_core.exporters.naming import Naming, Shape
+from conprof_core.exporters.naming import Naming, Shape, SpanLabels
 
 __all__ = ["PART_OFFSET_NS", "encode_profile"]
 
@@ -41,6 +41,7 @@ _SAMPLE_VALUE: Final = b"\x12"  # 2, packed
 _SAMPLE_LABEL: Final = b"\x1a"  # 3
 _LABEL_KEY: Final = b"\x08"
 _LABEL_STRING: Final = b"\x10"
+_LABEL_NUMBER: Final = b"\x18"  # 3
 _MAPPING_ID: Final = b"\x08"
 _MAPPING_FILENAME: Final = b"\x28"  # 5
 _MAPPING_HAS_FUNCTIONS: Final = b"\x38\x01"  # 7
@@ -85,6 +86,17 @@ def _value_type(tables: Tables, name: str, unit: str) -> bytes:
     return _TYPE_TYPE + varint(tables.string(name)) + _TYPE_UNIT + varint(tables.string(unit))
 
 
+def _span_labels(tables: Tables, span: int, names: SpanLabels) -> Iterable[bytes]:
+    for key in names.keys:
+        payload = _LABEL_KEY + varint(tables.string(key))
+        if names.form == "number":
+            payload += _LABEL_NUMBER + varint(span)
+        else:
+            text = f"{span:016x}" if names.form == "hex" else str(span)
+            payload += _LABEL_STRING + varint(tables.string(text))
+        yield delimited(_SAMPLE_LABEL, payload)
+
+
 def encode_profile(
     rows: Iterable[Row],
     shape: Shape,
@@ -110,13 +122,15 @@ def encode_profile(
     samples = list(merged.items())[first_sample:end]
     if first_sample and not samples:
         return None
-    for (frames, labels), values in samples:
+    for (frames, labels, trace), values in samples:
         locations = [tables.location(frame) for frame in frames]
         sample = [packed(_SAMPLE_LOCATION, locations), packed(_SAMPLE_VALUE, values)]
         for label, text in labels:
             payload = _LABEL_KEY + varint(tables.string(label))
             payload += _LABEL_STRING + varint(tables.string(text))
             sample.append(delimited(_SAMPLE_LABEL, payload))
+        if trace is not None:
+            sample += _span_labels(tables, trace[1], naming.spans)
         out.append(delimited(_PROFILE_SAMPLE, b"".join(sample)))
     out.append(
         delimited(

@@ -207,6 +207,12 @@ class _State:
         _scope.set_sampling(True)
         if owner.config.carry_labels:
             _carry.install()
+        if owner.config.trace_ids != "off":
+            # Imported here: few want it, and those pay for it.
+            from conprof_core import _traces
+
+            to_pyroscope = any(url.startswith("pyroscope+") for url in owner.config.export_to)
+            _traces.install(owner.config.trace_ids, mark_spans=to_pyroscope)
         _servers.install(self.flush)
         _fork.install(self)
         if not self._at_exit_registered:
@@ -232,6 +238,10 @@ class _State:
             self.session = None
             _scope.set_sampling(False)
             _carry.uninstall()
+            if session.owner.config.trace_ids != "off":
+                from conprof_core import _traces
+
+                _traces.uninstall()
             _servers.uninstall()
             if session.process.pid != os.getpid():
                 return  # a fork that ran no hooks: the session is the parent's

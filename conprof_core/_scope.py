@@ -87,6 +87,8 @@ class RequestScope:
         base = self._base
         own = base if type(base) is LabelSet else set_of(base)
         self._cell = cell = enter_request(own) or self._enter_nested(own)
+        if _labels.read_trace is not None:
+            _labels.read_trace(cell)
         if _tracking.thread_cells is not None:
             _tracking.note(cell)
         if self._late is not None:
@@ -97,7 +99,7 @@ class RequestScope:
         outer = context_var.get()
         assert outer is not None
         self._outer = outer
-        cell = LabelCell(merge(outer.labels, own), provisional=True)
+        cell = LabelCell(merge(outer.labels, own), provisional=True, within=outer)
         self._follow(outer, cell, own)
         switch_request(outer, cell)
         return cell
@@ -106,6 +108,8 @@ class RequestScope:
         """Add labels, for the samples already taken as well. Works after ``exit()`` too."""
         cell = self._cell
         if cell is not None:
+            if _labels.read_trace is not None:
+                _labels.read_trace(cell)
             # What every request does is written out here: a call costs more than what it would do.
             if type(bound) is LabelSet and self._outer is None and not nested_cells:
                 cell.bind(bound)

@@ -34,6 +34,7 @@ FRAMEWORKS = {
     "google.protobuf": set(),
     "opentelemetry": set(),
     "ddtrace": set(),
+    "sentry_sdk": set(),
 }
 
 # Lowest first: a module may import, at import time, only from its own layer or a lower one.
@@ -57,6 +58,7 @@ LAYERS = (
     (
         "conprof_core._carry",
         "conprof_core._scope",
+        "conprof_core._traces",
         "conprof_core._http",
         "conprof_core.exporters.naming",
     ),
@@ -84,7 +86,13 @@ LAYERS = (
     ("conprof_core._loop",),
     ("conprof_core._session",),
     ("conprof_core._profiler",),
-    ("conprof_core", "conprof_core.testing", "conprof_core.jobs", "conprof_core.pull"),
+    (
+        "conprof_core",
+        "conprof_core.testing",
+        "conprof_core.jobs",
+        "conprof_core.otel",
+        "conprof_core.pull",
+    ),
     ("conprof_core.agent",),
     ("conprof_core.cli",),
     ("conprof_django", "conprof_flask", "conprof_asgi"),

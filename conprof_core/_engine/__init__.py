@@ -52,10 +52,11 @@ class Frame(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One aggregated row of a window: equal stack, labels and thread.
+    """One aggregated row of a window: equal stack, labels, thread and trace.
 
     The values are named as the columns of ``conprof_core.exporters.naming.COLUMNS``, and in the
-    order of the extension's ``enum conprof_column``.
+    order of the extension's ``enum conprof_column``. ``trace`` is (trace id, span id), 128 and 64
+    bits, or ``None``.
     """
 
     frames: tuple[tuple[str, str, int, int], ...]  # leaf first; shaped as Frame
@@ -72,6 +73,7 @@ class Row(NamedTuple):
     inuse_objects: int = 0
     inuse_bytes: int = 0
     tasks: int = 0
+    trace: tuple[int, int] | None = None
 
 
 class EngineSettings(NamedTuple):

@@ -10,7 +10,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from conprof_core._engine import Row
-from conprof_core._limits import LEAF_FRAMES, MAX_STACK_DEPTH, ROOT_FRAMES
+from conprof_core._limits import LEAF_FRAMES, MAX_STACK_DEPTH, MAX_TRACES, ROOT_FRAMES
 from conprof_core._pprof import encode_profile
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PortableWindow", "Table"]
 
 _Frame = tuple[str, str, int, int]
+_Trace = tuple[int, int, int] | None
 _TRUNCATED: Final[_Frame] = ("[truncated]", "", 0, 0)
 _LOST: Final[_Frame] = ("[lost]", "", 0, 0)
 
@@ -27,7 +28,7 @@ _LOST: Final[_Frame] = ("[lost]", "", 0, 0)
 class _Entry:
     """One row in the making. ``codes`` keeps the ids in its key from being reused."""
 
-    __slots__ = ("codes", "cpu_ns", "labels", "lines", "samples", "thread_name")
+    __slots__ = ("codes", "cpu_ns", "labels", "lines", "samples", "thread_name", "trace")
 
     def __init__(
         self,
@@ -35,11 +36,13 @@ class _Entry:
         lines: tuple[int, ...],
         labels: LabelCell | LabelSet | None,
         thread_name: str,
+        trace: _Trace,
     ) -> None:
         self.codes = codes
         self.lines = lines
         self.labels = labels
         self.thread_name = thread_name
+        self.trace = trace
         self.samples = 0
         self.cpu_ns = 0
 
@@ -107,6 +110,26 @@ class PortableWindow:
         )
 
 
+class TraceBound:
+    """The traces of one window. There is room for a number of them: those beyond are left out.
+
+    Each has rows of its own, and they must leave room for those that merge.
+    """
+
+    def __init__(self) -> None:
+        self._known: set[tuple[int, int, int]] = set()
+        self.refused = 0
+
+    def of(self, trace: tuple[int, int, int]) -> _Trace:
+        """Return the trace, or ``None`` when there is no room for it."""
+        if trace not in self._known:
+            if len(self._known) >= MAX_TRACES:
+                self.refused += 1
+                return None
+            self._known.add(trace)
+        return trace
+
+
 class Table:
     """Rows of one window in the making. Not thread-safe: the engine's lock guards it."""
 
@@ -118,6 +141,7 @@ class Table:
         self._lost_samples = 0
         self._lost_cpu_ns = 0
         self._synthetic: dict[str, tuple[int, int]] = {}
+        self._traces_seen = TraceBound()
 
     def add(self, leaf: FrameType | None, cell: LabelCell | None, ident: int, cpu_ns: int) -> None:
         """Charge a thread's CPU time to its stack and labels."""
@@ -138,10 +162,12 @@ class Table:
         labels: LabelCell | LabelSet | None = cell
         if cell is not None and not getattr(cell, "provisional", True):
             labels = cell.labels
+        trace = None if cell is None or cell.trace is None else self._traces_seen.of(cell.trace)
         frames.extend(roots)
         key = (
             name,
             labels,
+            trace,
             dropped > 0,
             *[(id(frame.f_code), frame.f_lasti) for frame in frames],
         )
@@ -156,7 +182,7 @@ class Table:
             if dropped:
                 codes.insert(LEAF_FRAMES, None)
                 lines.insert(LEAF_FRAMES, 0)
-            entry = self._entries[key] = _Entry(tuple(codes), tuple(lines), labels, name)
+            entry = self._entries[key] = _Entry(tuple(codes), tuple(lines), labels, name, trace)
         self._truncated += dropped > 0
         entry.samples += 1
         entry.cpu_ns += cpu_ns
@@ -173,17 +199,26 @@ class Table:
             frames = tuple(
                 _frame(code, line) for code, line in zip(entry.codes, entry.lines, strict=True)
             )
-            key = (frames, _items(entry.labels), entry.thread_name)
+            late = getattr(entry.labels, "trace", None)  # of a cell that waits to be bound
+            trace = entry.trace or (late and self._traces_seen.of(late))
+            key = (frames, _items(entry.labels), entry.thread_name, trace)
             values = merged.setdefault(key, [0, 0])
             values[0] += entry.samples
             values[1] += entry.cpu_ns
-        rows = [Row(*key, *values) for key, values in merged.items()]
+        rows = [
+            Row(*key, *values)._replace(trace=_ids(trace))
+            for (*key, trace), values in merged.items()
+        ]
         if self._lost_samples:
             rows.append(Row((_LOST,), (), "", self._lost_samples, self._lost_cpu_ns))
         for name, (samples, cpu_ns) in self._synthetic.items():
             rows.append(Row(((name, "", 0, 0),), (), "", samples, cpu_ns))
         rows.extend(more)
-        counters = {"stack_table_full": self._lost_samples, "truncated": self._truncated}
+        counters = {
+            "stack_table_full": self._lost_samples,
+            "truncated": self._truncated,
+            "trace_ids_refused": self._traces_seen.refused,
+        }
         return PortableWindow(rows, self._start_ns, counters)
 
 
@@ -193,6 +228,10 @@ def _items(labels: LabelCell | LabelSet | None) -> tuple[tuple[str, str], ...]:
     if hasattr(labels, "labels"):
         return labels.labels.items()
     return labels.items()
+
+
+def _ids(trace: _Trace) -> tuple[int, int] | None:
+    return None if trace is None else (trace[0] << 64 | trace[1], trace[2])
 
 
 def _frame(code: CodeType | None, line: int) -> _Frame:

@@ -75,6 +75,8 @@ class NativeWindow:
             max_label_sets=naming.max_label_sets,
             first_sample=first_sample,
             max_samples=naming.max_samples,
+            span_form=naming.spans.form,
+            span_keys=naming.spans.keys,
         )
 
     def encode_otlp(
@@ -97,11 +99,16 @@ class NativeWindow:
             attributes=tuple(attributes),
             max_label_sets=naming.max_label_sets,
             max_samples=naming.max_samples,
+            span_form=naming.spans.form,
         )
 
     def rows(self) -> list[Row]:
         """Return the aggregated rows, for doubles and tests."""
-        return [Row(*row) for row in self._window.rows()]
+        return [Row._make((*row, _ids(trace))) for *row, trace in self._window.rows()]
+
+
+def _ids(trace: tuple[int, int, int] | None) -> tuple[int, int] | None:
+    return None if trace is None else (trace[0] << 64 | trace[1], trace[2])
 
 
 class NativeEngine:
@@ -194,6 +201,8 @@ class NativeEngine:
         }
         if window.overflowed:
             counters["stack_table_full"] = window.overflowed
+        if window.traces_refused:
+            counters["trace_ids_refused"] = window.traces_refused
         self._before = now
         return NativeWindow(window, counters)
 
@@ -225,6 +234,9 @@ class NativeEngine:
         counters = sum_counters(part.window.counters for part in parts)
         if window.overflowed:
             counters["stack_table_full"] = counters.get("stack_table_full", 0) + window.overflowed
+        if window.traces_refused:
+            refused = counters.get("trace_ids_refused", 0)
+            counters["trace_ids_refused"] = refused + window.traces_refused
         return NativeWindow(window, counters)
 
     def stats(self) -> dict[str, int]:

@@ -73,9 +73,11 @@ conprof_window_free_locked(struct conprof_window *window)
     free(window->stack_words);
     free(window->stacks);
     free(window->rows);
+    free(window->traces);
     free(window->location_index.entries);
     free(window->stack_index.entries);
     free(window->row_index.entries);
+    free(window->trace_index.entries);
     free(window);
 }
 
@@ -308,64 +310,128 @@ stack_of(struct conprof_window *window, const uint64_t *frames,
     return stack;
 }
 
-/* ---- rows ---- */
+/* ---- traces ---- */
 
 static uint64_t
-hash_row(uint32_t stack, const struct conprof_label_record *record, uint64_t cell_id,
-         uint32_t name_id)
+hash_trace(const struct conprof_trace *trace)
 {
-    uint64_t hash = conprof_hash_word((uintptr_t)record, (uint64_t)stack << 32 | name_id);
-    return conprof_hash_word(hash, cell_id);
+    return conprof_hash_word(conprof_hash_word(trace->high, trace->low), trace->span);
+}
+
+static uint64_t
+trace_hash_at(const struct conprof_window *window, uint32_t i)
+{
+    return hash_trace(&window->traces[i]);
+}
+
+/* What a row says of a trace, which is entered if need be: 0 for none, and, counted as lost,
+ * for one that finds no room. */
+static uint16_t
+trace_of(struct conprof_window *window, const struct conprof_trace *trace)
+{
+    if (trace->span == 0) {
+        return 0;
+    }
+    if (!index_reserve(&window->trace_index, window->trace_count, window, trace_hash_at)) {
+        window->lost[CONPROF_LOST_TRACES]++;
+        return 0;
+    }
+    uint32_t mask = window->trace_index.size - 1, at = (uint32_t)hash_trace(trace) & mask;
+    for (uint32_t found; (found = window->trace_index.entries[at]) != 0; at = (at + 1) & mask) {
+        const struct conprof_trace *known = &window->traces[found - 1];
+        if (known->span == trace->span && known->low == trace->low && known->high == trace->high) {
+            return (uint16_t)found;
+        }
+    }
+    if (!grow((void **)&window->traces, &window->trace_room, window->trace_count, 1,
+              CONPROF_MAX_TRACES, sizeof *window->traces)) {
+        window->lost[CONPROF_LOST_TRACES]++;
+        return 0;
+    }
+    window->traces[window->trace_count] = *trace;
+    window->trace_index.entries[at] = ++window->trace_count;
+    return (uint16_t)window->trace_count;
+}
+
+/* ---- rows ---- */
+
+/* What makes a row, besides its stack. */
+struct row_key {
+    struct conprof_label_record *record;
+    uint64_t cell_id;
+    uint16_t name_id, trace;
+};
+
+static uint64_t
+hash_row(uint32_t stack, const struct row_key *key)
+{
+    uint64_t low = (uint64_t)key->trace << 16 | key->name_id;
+    uint64_t hash = conprof_hash_word((uintptr_t)key->record, (uint64_t)stack << 32 | low);
+    return conprof_hash_word(hash, key->cell_id);
+}
+
+static struct row_key
+key_of(const struct conprof_row *row)
+{
+    return (struct row_key){row->record, row->cell_id, row->name_id, row->trace};
 }
 
 static uint64_t
 row_hash_at(const struct conprof_window *window, uint32_t i)
 {
-    const struct conprof_row *row = &window->rows[i];
-    return hash_row(row->stack, row->record, row->cell_id, row->name_id);
+    struct row_key key = key_of(&window->rows[i]);
+    return hash_row(window->rows[i].stack, &key);
 }
 
 /* The row of a key, made if need be; NULL at the bound. */
 static struct conprof_row *
-row_of(struct conprof_window *window, uint32_t stack, struct conprof_label_record *record,
-       uint64_t cell_id, uint32_t name_id)
+row_of(struct conprof_window *window, uint32_t stack, struct row_key key)
 {
     if (!index_reserve(&window->row_index, window->row_count, window, row_hash_at)) {
         return NULL;
     }
     uint32_t mask = window->row_index.size - 1;
-    uint32_t at = (uint32_t)hash_row(stack, record, cell_id, name_id) & mask;
+    uint32_t at = (uint32_t)hash_row(stack, &key) & mask;
     for (uint32_t found; (found = window->row_index.entries[at]) != 0; at = (at + 1) & mask) {
         struct conprof_row *row = &window->rows[found - 1];
-        if (row->stack == stack && row->record == record && row->cell_id == cell_id &&
-            row->name_id == name_id) {
+        if (row->stack == stack && row->record == key.record && row->cell_id == key.cell_id &&
+            row->name_id == key.name_id && row->trace == key.trace) {
             return row;
         }
+    }
+    if (key.trace != 0 && window->traced_row_count >= CONPROF_MAX_TRACED_ROWS) {
+        window->lost[CONPROF_LOST_TRACES]++;
+        key.trace = 0;
+        return row_of(window, stack, key);
     }
     if (!grow((void **)&window->rows, &window->row_room, window->row_count, 1, CONPROF_MAX_ROWS,
               sizeof *window->rows)) {
         return NULL;
     }
-    conprof_labels_acquire(record);
-    window->rows[window->row_count] = (struct conprof_row){
-        .record = record, .cell_id = cell_id, .stack = stack, .name_id = name_id};
+    conprof_labels_acquire(key.record);
+    window->traced_row_count += key.trace != 0;
+    window->rows[window->row_count] = (struct conprof_row){.record = key.record,
+                                                           .cell_id = key.cell_id,
+                                                           .stack = stack,
+                                                           .name_id = key.name_id,
+                                                           .trace = key.trace};
     window->row_index.entries[at] = ++window->row_count;
     return &window->rows[window->row_count - 1];
 }
 
 /* The row of a stack that was interned or, with NO_INDEX, found no room. */
 static struct conprof_row *
-row_or_overflow(struct conprof_window *window, uint32_t stack, struct conprof_label_record *record,
-                uint64_t cell_id, uint32_t name_id)
+row_or_overflow(struct conprof_window *window, uint32_t stack, struct row_key key)
 {
     struct conprof_row *row = NULL;
     if (stack != NO_INDEX) {
-        row = row_of(window, stack, record, cell_id, name_id);
+        row = row_of(window, stack, key);
     }
     if (row == NULL) {
         static const uint64_t overflow = OVERFLOW_WORD;
         stack = stack_of(window, &overflow, NULL, 1);
-        row = stack == NO_INDEX ? NULL : row_of(window, stack, record, 0, 0);
+        row = stack == NO_INDEX ? NULL
+                                : row_of(window, stack, (struct row_key){.record = key.record});
         window->lost[CONPROF_LOST_STACKS]++;
     }
     if (row == NULL && window->row_count > 0) {
@@ -376,16 +442,21 @@ row_or_overflow(struct conprof_window *window, uint32_t stack, struct conprof_la
 
 struct conprof_row *
 conprof_window_row(struct conprof_window *window, const uint64_t *frames, uint32_t n,
-                   struct conprof_label_record *record, uint64_t cell_id, uint32_t name_id)
+                   const struct conprof_marks *marks, uint32_t name_id)
 {
-    return row_or_overflow(window, stack_of(window, frames, NULL, n), record, cell_id, name_id);
+    struct row_key key = {marks->record, marks->cell_id, (uint16_t)name_id,
+                          trace_of(window, &marks->trace)};
+    return row_or_overflow(window, stack_of(window, frames, NULL, n), key);
 }
 
 struct conprof_row *
 conprof_window_row_at(struct conprof_window *window, const struct conprof_location *locations,
-                      uint32_t n, struct conprof_label_record *record, uint32_t name_id)
+                      uint32_t n, struct conprof_label_record *record, uint32_t name_id,
+                      const struct conprof_trace *trace)
 {
-    return row_or_overflow(window, stack_of(window, NULL, locations, n), record, 0, name_id);
+    struct row_key key = {
+        .record = record, .name_id = (uint16_t)name_id, .trace = trace_of(window, trace)};
+    return row_or_overflow(window, stack_of(window, NULL, locations, n), key);
 }
 
 bool
@@ -400,15 +471,19 @@ conprof_row_is_empty(const struct conprof_row *row)
 }
 
 void
-conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n)
+conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n,
+                   const struct conprof_trace *trace)
 {
     if (n <= CONPROF_SAMPLE_FRAMES) {
         return;
     }
-    struct conprof_row *row = conprof_window_row(
-        window, words + CONPROF_SAMPLE_FRAMES, n - CONPROF_SAMPLE_FRAMES,
-        (struct conprof_label_record *)(uintptr_t)words[CONPROF_SAMPLE_RECORD],
-        words[CONPROF_SAMPLE_CELL], (uint32_t)(words[CONPROF_SAMPLE_NAME] >> 32));
+    struct conprof_marks marks = {
+        .record = (struct conprof_label_record *)(uintptr_t)words[CONPROF_SAMPLE_RECORD],
+        .cell_id = words[CONPROF_SAMPLE_CELL],
+        .trace = *trace};
+    struct conprof_row *row =
+        conprof_window_row(window, words + CONPROF_SAMPLE_FRAMES, n - CONPROF_SAMPLE_FRAMES, &marks,
+                           (uint32_t)(words[CONPROF_SAMPLE_NAME] >> 32));
     if (row != NULL && (uint32_t)words[CONPROF_SAMPLE_NAME] & CONPROF_IS_RESIDUE) {
         uint64_t residue_ns = words[CONPROF_SAMPLE_CPU_NS];
         row->residue_ns += residue_ns;
@@ -436,10 +511,17 @@ conprof_window_resolve(struct conprof_window *window)
         if (window->rows[i].cell_id == 0) {
             continue;
         }
-        struct conprof_label_record *bound = conprof_labels_binding(window->rows[i].cell_id);
-        struct conprof_row *target =
-            row_of(window, window->rows[i].stack, bound == NULL ? window->rows[i].record : bound, 0,
-                   window->rows[i].name_id);
+        struct row_key key = key_of(&window->rows[i]);
+        struct conprof_label_record *bound = conprof_labels_binding(key.cell_id);
+        /* What is to be spread over samples has no trace: see residue.h. */
+        const struct conprof_trace *trace =
+            conprof_row_is_empty(&window->rows[i]) ? NULL : conprof_traces_binding(key.cell_id);
+        key.record = bound == NULL ? key.record : bound;
+        key.trace = key.trace != 0 || trace == NULL ? key.trace : trace_of(window, trace);
+        key.cell_id = 0;
+        /* The row that is emptied gives its place among the traced ones to the target. */
+        window->traced_row_count -= window->rows[i].trace != 0;
+        struct conprof_row *target = row_of(window, window->rows[i].stack, key);
         if (target == NULL) {
             continue;
         }

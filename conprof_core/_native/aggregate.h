@@ -1,4 +1,4 @@
-/* aggregate.h: a window of samples: (stack, label set, thread name) -> values.
+/* aggregate.h: a window of samples: (stack, label set, thread name, trace) -> values.
  *
  * A window owns all that it needs: its codes and label records are counted
  * references, thread names live for ever. So once detached it is encoded without
@@ -20,6 +20,11 @@
 #define CONPROF_MAX_LOCATIONS 65536u
 #define CONPROF_MAX_STACK_WORDS (1u << 20)
 #define CONPROF_MAX_ROWS 65536u
+
+/* Traces in one window, and rows that have one: nearly every request has rows of its own, and
+ * they must leave room for those that merge. Beyond, samples are added without their ids. */
+#define CONPROF_MAX_TRACES 8192u
+#define CONPROF_MAX_TRACED_ROWS (CONPROF_MAX_ROWS / 4)
 
 struct conprof_location {
     struct conprof_code *code; /* counted */
@@ -56,8 +61,11 @@ struct conprof_row {
     uint64_t values[CONPROF_COLUMN_COUNT];
     uint64_t residue_ns; /* CPU time of unknown stack, 0 once the window is closed (residue.h) */
     uint32_t stack;
-    uint32_t name_id;
+    uint16_t name_id;
+    uint16_t trace; /* index into `traces` + 1; 0: none */
 };
+
+_Static_assert(CONPROF_MAX_TRACES <= UINT16_MAX, "a row has 16 bits for its trace");
 
 /* An open-addressing index over an array: entries are index + 1, 0 is free. */
 struct conprof_index {
@@ -68,6 +76,7 @@ struct conprof_index {
 enum conprof_lost {
     CONPROF_LOST_STACKS, /* rows that went to the overflow stack */
     CONPROF_LOST_LABELS, /* label sets refused while the window was open */
+    CONPROF_LOST_TRACES, /* samples added without their ids */
     CONPROF_LOST_COUNT,
 };
 
@@ -81,8 +90,10 @@ struct conprof_window {
     struct conprof_stack_row *stacks;
     uint32_t stack_count, stack_room, max_stacks;
     struct conprof_row *rows;
-    uint32_t row_count, row_room;
-    struct conprof_index location_index, stack_index, row_index;
+    uint32_t row_count, row_room, traced_row_count;
+    struct conprof_trace *traces;
+    uint32_t trace_count, trace_room;
+    struct conprof_index location_index, stack_index, row_index, trace_index;
     uint64_t totals[CONPROF_COLUMN_COUNT];
     uint64_t lost[CONPROF_LOST_COUNT];
 };
@@ -95,17 +106,18 @@ struct conprof_window *conprof_window_new(uint32_t max_stacks, int64_t start_ns)
 void conprof_window_free(struct conprof_window *window);
 void conprof_window_free_locked(struct conprof_window *window);
 
-/* Session lock held: the row of a stack (frame words, leaf first), label record,
- * provisional cell and thread name. When a table is full, the row of the overflow
- * stack, which is counted as lost; NULL only without memory for a first row. */
+/* Session lock held: the row of a stack (frame words, leaf first), marks and thread name.
+ * When a table is full, the row of the overflow stack, which is counted as lost; NULL only
+ * without memory for a first row. */
 struct conprof_row *conprof_window_row(struct conprof_window *window, const uint64_t *frames,
-                                       uint32_t n, struct conprof_label_record *record,
-                                       uint64_t cell_id, uint32_t name_id);
+                                       uint32_t n, const struct conprof_marks *marks,
+                                       uint32_t name_id);
 
 /* Session lock held: the same for a stack that is known as locations already. */
 struct conprof_row *conprof_window_row_at(struct conprof_window *window,
                                           const struct conprof_location *locations, uint32_t n,
-                                          struct conprof_label_record *record, uint32_t name_id);
+                                          struct conprof_label_record *record, uint32_t name_id,
+                                          const struct conprof_trace *trace);
 
 /* Session lock held: code and line of a frame word, borrowed; the code is NULL only
  * without memory. */
@@ -126,10 +138,11 @@ conprof_window_charge(struct conprof_window *window, struct conprof_row *row,
 /* Any thread, on a detached window: has the row a value in any column? */
 bool conprof_row_is_empty(const struct conprof_row *row);
 
-/* Session lock held: adds a sample record (`words` behind the header). */
-void conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n);
+/* Session lock held: adds a sample record (`words` behind the header, without its trace). */
+void conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n,
+                        const struct conprof_trace *trace);
 
-/* Session lock held: gives rows of provisional cells the labels bound since. */
+/* Session lock held: gives rows of provisional cells the labels and the trace bound since. */
 void conprof_window_resolve(struct conprof_window *window);
 
 /* Session lock held: forgets the cache of locations, which belongs to one window. */

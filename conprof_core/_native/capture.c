@@ -5,20 +5,39 @@
 #include "context.h"
 #include "sampler.h"
 
-const struct conprof_label_record *
-conprof_capture_labels(const PyThreadState *ts, uint64_t *cell_id)
+struct conprof_marks
+conprof_capture_marks(const PyThreadState *ts)
 {
     conprof_label_cell *cell = conprof_context_cell(ts);
-    *cell_id = 0;
+    struct conprof_marks marks = conprof_marks_none();
     if (cell == NULL) {
-        return conprof_labels_empty();
+        return marks;
     }
     if (atomic_load_explicit(&cell->is_provisional, memory_order_acquire)) {
-        *cell_id = cell->id;
-        /* Before the record is read: bind() changes the record, then looks here. */
+        marks.cell_id = cell->id;
+        /* Before the record and the trace are read: who changes them then looks here. */
         atomic_store(&cell->was_sampled, true);
     }
-    return atomic_load_explicit(&cell->record, memory_order_acquire);
+    if (atomic_load(&cell->has_trace)) {
+        marks.trace = cell->trace;
+    }
+    marks.record = atomic_load_explicit(&cell->record, memory_order_acquire);
+    return marks;
+}
+
+void
+conprof_capture_publish(const struct conprof_ring_slot *slot, enum conprof_record_kind kind,
+                        const struct conprof_trace *trace)
+{
+    if (trace->span == 0) {
+        conprof_ring_publish(slot, kind);
+        return;
+    }
+    uint32_t at = slot->words - CONPROF_TRACE_WORDS;
+    conprof_ring_put(slot, at, trace->high);
+    conprof_ring_put(slot, at + 1, trace->low);
+    conprof_ring_put(slot, at + 2, trace->span);
+    conprof_ring_publish(slot, kind | CONPROF_RECORD_TRACED);
 }
 
 /* Turns raw frames [from, to) into frame words. Returns the new end, or -1. */

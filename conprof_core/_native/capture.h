@@ -11,12 +11,21 @@
 #include "ring.h"
 #include "unwind.h"
 
-/* SIGNAL-SAFE. The label record of `ts`'s context (the empty one if there is none), and
- * the id of its cell when that is provisional, else 0. `ts` is the calling thread's own
- * state. The record stays alive while the caller counts in conprof_sampler.in_handler,
- * and while a record in the ring names it. */
-const struct conprof_label_record *conprof_capture_labels(const PyThreadState *ts,
-                                                          uint64_t *cell_id);
+/* SIGNAL-SAFE. What the cell of `ts`'s context says, or no cell. `ts` is the calling
+ * thread's own state. The record stays alive while the caller counts in
+ * conprof_sampler.in_handler, and while a record in the ring names it. */
+struct conprof_marks conprof_capture_marks(const PyThreadState *ts);
+
+/* SIGNAL-SAFE. Words that a record needs at its end for a trace. */
+static inline uint32_t
+conprof_capture_trace_words(const struct conprof_trace *trace)
+{
+    return trace->span == 0 ? 0 : CONPROF_TRACE_WORDS;
+}
+
+/* SIGNAL-SAFE. Publishes a record whose last words are kept for the trace, if there is one. */
+void conprof_capture_publish(const struct conprof_ring_slot *slot, enum conprof_record_kind kind,
+                             const struct conprof_trace *trace);
 
 /* SIGNAL-SAFE. Turns the frames of a walked stack into frame words, in place (a word in
  * `code`), dropping hidden ones. Returns how many words conprof_capture_put will write,

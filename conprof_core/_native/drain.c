@@ -219,14 +219,20 @@ conprof_drain_ring(struct conprof_window *window)
         if (kind == 0) {
             break;
         }
+        struct conprof_trace trace = {0};
+        if (kind & CONPROF_RECORD_TRACED) {
+            kind &= ~CONPROF_RECORD_TRACED;
+            n -= CONPROF_TRACE_WORDS;
+            memcpy(&trace, words + n, sizeof trace);
+        }
         if (kind == CONPROF_RECORD_SAMPLE) {
-            conprof_window_add(window, words, n);
+            conprof_window_add(window, words, n, &trace);
         }
         else if (kind == CONPROF_RECORD_CODE) {
             conprof_code_table_add(words, n);
         }
         else if (kind == CONPROF_RECORD_ALLOC) {
-            conprof_heap_add(window, words, n);
+            conprof_heap_add(window, words, n, &trace);
         }
     }
     conprof_heap_settle();

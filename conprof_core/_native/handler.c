@@ -50,8 +50,7 @@ conprof_sampler_call_drain(void)
 /* What a sample consists of before it is written. */
 struct draft {
     uint64_t cpu_ns;
-    uint64_t cell_id;
-    const struct conprof_label_record *record;
+    struct conprof_marks marks;
     uint32_t name_id;
     uint32_t events;
     uint32_t flags; /* CONPROF_IS_RESIDUE or 0 */
@@ -61,14 +60,16 @@ struct draft {
 static bool
 begin(const struct draft *draft, uint32_t frames, struct conprof_ring_slot *slot)
 {
-    if (!conprof_ring_reserve(&conprof_sampler.ring, 1 + CONPROF_SAMPLE_FRAMES + frames, slot)) {
+    uint32_t words =
+        1 + CONPROF_SAMPLE_FRAMES + frames + conprof_capture_trace_words(&draft->marks.trace);
+    if (!conprof_ring_reserve(&conprof_sampler.ring, words, slot)) {
         count(&conprof_sampler.counters.carried_full, 1);
         conprof_sampler_call_drain();
         return false;
     }
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CPU_NS, draft->cpu_ns);
-    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CELL, draft->cell_id);
-    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_RECORD, (uint64_t)(uintptr_t)draft->record);
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_CELL, draft->marks.cell_id);
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_RECORD, (uint64_t)(uintptr_t)draft->marks.record);
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_NAME,
                      (uint64_t)draft->name_id << 32 | draft->flags | draft->events);
     return true;
@@ -78,7 +79,7 @@ begin(const struct draft *draft, uint32_t frames, struct conprof_ring_slot *slot
 static void
 end(const struct draft *draft, const struct conprof_ring_slot *slot)
 {
-    conprof_ring_publish(slot, CONPROF_RECORD_SAMPLE);
+    conprof_capture_publish(slot, CONPROF_RECORD_SAMPLE, &draft->marks.trace);
     count(&conprof_sampler.counters.samples, draft->events);
     count(&conprof_sampler.counters.accounted_ns, draft->cpu_ns);
     if (conprof_ring_fill(&conprof_sampler.ring) > CONPROF_CALL_DRAIN_AT) {
@@ -133,7 +134,7 @@ static bool
 sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_t stack_low)
 {
     struct draft draft = {.cpu_ns = cpu_ns,
-                          .record = conprof_labels_empty(),
+                          .marks = conprof_marks_none(),
                           .name_id = thread->name_id,
                           .events = events};
     const PyThreadState *ts = conprof_own_thread_state();
@@ -145,7 +146,7 @@ sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_
         count(&conprof_sampler.counters.subinterpreter, 1);
         return emit_one(&draft, conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0));
     }
-    draft.record = conprof_capture_labels(ts, &draft.cell_id);
+    draft.marks = conprof_capture_marks(ts);
     switch (conprof_unwind(ts, stack_low, thread->stack_high, &thread->stack)) {
     case CONPROF_WALK_EMPTY:
         return emit_one(&draft, idle_frame(thread));
@@ -233,9 +234,13 @@ conprof_sampler_take_labelled_residue(struct conprof_thread *thread)
     if (now <= last || ts == NULL || ts->interp != conprof_sampler.interpreter) {
         return;
     }
-    struct draft draft = {
-        .cpu_ns = now - last, .name_id = thread->name_id, .events = 0, .flags = CONPROF_IS_RESIDUE};
-    draft.record = conprof_capture_labels(ts, &draft.cell_id);
+    struct draft draft = {.cpu_ns = now - last,
+                          .marks = conprof_capture_marks(ts),
+                          .name_id = thread->name_id,
+                          .events = 0,
+                          .flags = CONPROF_IS_RESIDUE};
+    /* It will be spread over samples of the same labels, whosever trace they have. */
+    draft.marks.trace.span = 0;
     if (emit_one(&draft, idle_frame(thread))) {
         atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);
     }
@@ -245,7 +250,7 @@ void
 conprof_sampler_emit(uint64_t frame, uint32_t name_id, uint64_t cpu_ns)
 {
     struct draft draft = {
-        .cpu_ns = cpu_ns, .record = conprof_labels_empty(), .name_id = name_id, .events = 0};
+        .cpu_ns = cpu_ns, .marks = conprof_marks_none(), .name_id = name_id, .events = 0};
     emit_one(&draft, frame);
 }
 

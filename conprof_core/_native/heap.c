@@ -115,13 +115,16 @@ know(struct conprof_heap_block *block, const struct conprof_window *window,
 }
 
 void
-conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t n)
+conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t n,
+                 const struct conprof_trace *trace)
 {
     if (n <= CONPROF_ALLOC_FRAMES) {
         return;
     }
-    struct conprof_label_record *record =
-        (struct conprof_label_record *)(uintptr_t)words[CONPROF_ALLOC_RECORD];
+    struct conprof_marks marks = {
+        .record = (struct conprof_label_record *)(uintptr_t)words[CONPROF_ALLOC_RECORD],
+        .cell_id = words[CONPROF_ALLOC_CELL],
+        .trace = *trace};
     const struct conprof_thread *thread =
         conprof_threads_find((pid_t)(words[CONPROF_ALLOC_THREAD] >> 1));
     uint32_t name_id = thread == NULL ? 0 : thread->name_id;
@@ -135,7 +138,7 @@ conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t 
     struct conprof_row *row = NULL;
     if ((words[CONPROF_ALLOC_THREAD] & 1) == 0) {
         double stands_for = 1 / conprof_heap_probability(bytes, (double)words[CONPROF_ALLOC_MEAN]);
-        row = conprof_window_row(window, frames, n, record, words[CONPROF_ALLOC_CELL], name_id);
+        row = conprof_window_row(window, frames, n, &marks, name_id);
         conprof_window_charge(window, row, CONPROF_COLUMN_ALLOC_OBJECTS,
                               to_whole(stands_for, draw()));
         conprof_window_charge(window, row, CONPROF_COLUMN_ALLOC_BYTES,
@@ -144,8 +147,8 @@ conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t 
     if (words[CONPROF_ALLOC_BLOCK] < CONPROF_HEAP_MAX_BLOCKS) {
         struct conprof_heap_block *block =
             conprof_heap_block_at((uint32_t)words[CONPROF_ALLOC_BLOCK]);
-        block->record = record;
-        block->cell_id = words[CONPROF_ALLOC_CELL];
+        block->record = marks.record;
+        block->cell_id = marks.cell_id;
         block->name_id = (uint16_t)name_id;
         know(block, window, row, frames, n);
     }
@@ -276,9 +279,10 @@ conprof_heap_charge_live(struct conprof_window *window, bool ends_period)
             block->cell_id = 0;
         }
         bool is_old = old_windows > 0 && number - block->window > old_windows;
-        struct conprof_row *row = conprof_window_row_at(
-            window, block->stack->locations, block->stack->length,
-            is_old ? aged_record(memory, block->record) : block->record, block->name_id);
+        struct conprof_row *row =
+            conprof_window_row_at(window, block->stack->locations, block->stack->length,
+                                  is_old ? aged_record(memory, block->record) : block->record,
+                                  block->name_id, &(struct conprof_trace){0});
         double stands_for = 1 / conprof_heap_probability(block->bytes, mean);
         /* The same in every window, so that a difference of two shows no rounding. */
         double chance = (double)(conprof_hash_word(i, address) >> 11) * 0x1p-53;

@@ -82,8 +82,10 @@ void conprof_heap_stop(void);
  * blocks: their end may have been missed. */
 void conprof_heap_check(void);
 
-/* Session lock held. Takes in an allocation record (`words` behind the header). */
-void conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t n);
+/* Session lock held. Takes in an allocation record (`words` behind the header, without its
+ * trace). What lives belongs to no span: only the allocation has the trace. */
+void conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t n,
+                      const struct conprof_trace *trace);
 
 /* Session lock held, after the ring was drained. Lets go of what was freed, and thins the
  * table when it fills. */

@@ -164,16 +164,18 @@ static void
 emit(uintptr_t address, size_t bytes)
 {
     struct conprof_stack stack;
-    uint64_t word, cell_id = 0;
-    const struct conprof_label_record *record = conprof_labels_empty();
+    uint64_t word;
+    struct conprof_marks marks = conprof_marks_none();
     const PyThreadState *ts = conprof_own_thread_state();
     bool is_main = ts == NULL || ts->interp == conprof_sampler.interpreter;
     uint32_t frames = walk(ts, &stack, &word);
     if (ts != NULL && is_main) {
-        record = conprof_capture_labels(ts, &cell_id);
+        marks = conprof_capture_marks(ts);
     }
     struct conprof_ring_slot slot;
-    if (!reserve(1 + CONPROF_ALLOC_FRAMES + (frames > 0 ? frames : 1), &slot)) {
+    if (!reserve(1 + CONPROF_ALLOC_FRAMES + (frames > 0 ? frames : 1) +
+                     conprof_capture_trace_words(&marks.trace),
+                 &slot)) {
         atomic_fetch_add_explicit(&conprof_heap.lost, 1, memory_order_relaxed);
         return;
     }
@@ -185,8 +187,8 @@ emit(uintptr_t address, size_t bytes)
     }
     bool is_paused = atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BLOCK, block);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_CELL, cell_id);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_RECORD, (uint64_t)(uintptr_t)record);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_CELL, marks.cell_id);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_RECORD, (uint64_t)(uintptr_t)marks.record);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_THREAD,
                      (uint64_t)syscall(SYS_gettid) << 1 | is_paused);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BYTES, bytes);
@@ -197,7 +199,7 @@ emit(uintptr_t address, size_t bytes)
     else {
         conprof_ring_put(&slot, 1 + CONPROF_ALLOC_FRAMES, word);
     }
-    conprof_ring_publish(&slot, CONPROF_RECORD_ALLOC);
+    conprof_capture_publish(&slot, CONPROF_RECORD_ALLOC, &marks.trace);
     atomic_fetch_add_explicit(&conprof_heap.samples, 1, memory_order_relaxed);
     if (conprof_ring_fill(&conprof_sampler.ring) > CONPROF_CALL_DRAIN_AT ||
         conprof_heap_table_used() > CONPROF_HEAP_MAX_BLOCKS / 8 * 7) {

@@ -82,9 +82,12 @@ add_row(struct joiner *joiner, const struct conprof_part *part, const struct con
     if (record == NULL) {
         return false;
     }
+    const bool has_threads = joiner->joining->has_threads;
+    const struct conprof_trace none = {0};
+    const struct conprof_trace trace = row->trace == 0 ? none : window->traces[row->trace - 1];
     struct conprof_row *target =
         conprof_window_row_at(joiner->sum, joiner->locations, length, record,
-                              joiner->joining->has_threads ? row->name_id : 0);
+                              has_threads ? row->name_id : 0, has_threads ? &trace : &none);
     for (int column = 0; column < CONPROF_COLUMN_COUNT; column++) {
         uint64_t value = (part->added >> column & 1) != 0 ? row->values[column] : 0;
         value -= (part->subtracted >> column & 1) != 0 ? row->values[column] : 0;

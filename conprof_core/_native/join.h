@@ -18,7 +18,7 @@ struct conprof_joining {
     uint32_t max_stacks;
     uint32_t max_label_sets; /* distinct ones, those of the first parts first; what comes after
                               * shares the overflow set; 0: no bound */
-    bool has_threads;        /* else rows of all threads are one */
+    bool has_threads;        /* else rows of all threads, and of all traces, are one */
 };
 
 /* Any thread, without the GIL and the session lock, which is taken for some rows at a time.

@@ -166,14 +166,23 @@ conprof_label_cell_new(PyObject *labels, bool is_provisional)
 static PyObject *
 cell_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"labels", "provisional", NULL};
-    PyObject *labels;
+    static char *names[] = {"labels", "provisional", "within", NULL};
+    PyObject *labels, *within = NULL;
     int provisional = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$p:LabelCell", names, &label_set_type,
-                                     &labels, &provisional)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|$pO!:LabelCell", names, &label_set_type,
+                                     &labels, &provisional, &cell_type, &within)) {
         return NULL;
     }
-    return conprof_label_cell_new(labels, provisional != 0);
+    PyObject *made = conprof_label_cell_new(labels, provisional != 0);
+    if (made != NULL && within != NULL) {
+        conprof_label_cell *cell = (conprof_label_cell *)made;
+        const conprof_label_cell *outer = (conprof_label_cell *)within;
+        if (atomic_load(&outer->has_trace)) {
+            cell->trace = outer->trace;
+            atomic_store(&cell->has_trace, true);
+        }
+    }
+    return made;
 }
 
 static PyObject *
@@ -191,6 +200,48 @@ cell_bind(PyObject *self, PyObject *labels)
         conprof_label_records_bind(cell->id, ((conprof_label_set *)labels)->record);
     }
     Py_RETURN_NONE;
+}
+
+/* Also after the samples: the handler stores `was_sampled`, then loads `has_trace`; here it is
+ * the other way round, so at least one of the two sees the other. */
+static PyObject *
+cell_set_trace(PyObject *self, PyObject *args)
+{
+    conprof_label_cell *cell = (conprof_label_cell *)self;
+    struct conprof_trace trace;
+    unsigned long long high, low, span;
+    if (!PyArg_ParseTuple(args, "KKK:set_trace", &high, &low, &span)) {
+        return NULL;
+    }
+    if (span == 0 || cell->trace.span != 0) {
+        Py_RETURN_FALSE;
+    }
+    trace = (struct conprof_trace){high, low, span};
+    cell->trace = trace;
+    atomic_store(&cell->has_trace, true);
+    if (atomic_load(&cell->was_sampled) || conprof_labels_was_looked(cell->id)) {
+        conprof_traces_bind(cell->id, &trace);
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+cell_end_trace(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    /* The ids themselves stay: a handler may stand between the two loads. */
+    atomic_store(&((conprof_label_cell *)self)->has_trace, false);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+cell_get_trace(PyObject *self, void *Py_UNUSED(closure))
+{
+    const conprof_label_cell *cell = (conprof_label_cell *)self;
+    if (!atomic_load(&cell->has_trace)) {
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("(KKK)", (unsigned long long)cell->trace.high,
+                         (unsigned long long)cell->trace.low, (unsigned long long)cell->trace.span);
 }
 
 static PyObject *
@@ -213,6 +264,10 @@ cell_get_provisional(PyObject *self, void *Py_UNUSED(closure))
 
 static PyMethodDef cell_methods[] = {
     {"bind", cell_bind, METH_O, "Set the final labels; earlier samples get them, too."},
+    {"set_trace", cell_set_trace, METH_VARARGS,
+     "set_trace(high, low, span) -> bool\n\nSet the ids of a span, for earlier samples of a "
+     "provisional cell, too. False, and nothing done, in a cell that had some."},
+    {"end_trace", cell_end_trace, METH_NOARGS, "Give later samples no ids."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -220,6 +275,7 @@ static PyGetSetDef cell_getset[] = {
     {"labels", cell_get_labels, NULL, "The current LabelSet.", NULL},
     {"id", cell_get_id, NULL, "A number that no other cell has or had.", NULL},
     {"provisional", cell_get_provisional, NULL, "Whether bind() is still to come.", NULL},
+    {"trace", cell_get_trace, NULL, "(high, low, span) that samples get, or None.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -227,8 +283,9 @@ static PyTypeObject cell_type = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "conprof_core._native.LabelCell",
     .tp_basicsize = sizeof(conprof_label_cell),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
-    .tp_doc = "LabelCell(labels, *, provisional=False)\n\n"
-              "The value of the labels' context variable; shared by copied contexts.",
+    .tp_doc = "LabelCell(labels, *, provisional=False, within=...)\n\n"
+              "The value of the labels' context variable; shared by copied contexts. It begins "
+              "with the ids of the cell that it is entered within.",
     .tp_new = cell_new,
     .tp_dealloc = cell_dealloc,
     .tp_methods = cell_methods,
@@ -270,6 +327,12 @@ conprof_labels_init(PyObject *module)
         return -1;
     }
     return 0;
+}
+
+struct conprof_marks
+conprof_marks_none(void)
+{
+    return (struct conprof_marks){.record = conprof_labels_empty()};
 }
 
 PyObject *

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "compat.h"
+#include "traces.h"
 
 /* Distinct label sets alive at once: in live cells, caches and the windows that
  * are not encoded yet. Beyond, samples carry the overflow set. */
@@ -56,8 +57,17 @@ typedef struct conprof_label_cell {
     struct conprof_label_record *_Atomic record; /* written by: GIL holder; read by: handler */
     atomic_bool is_provisional;                  /* written by: GIL holder; read by: handler */
     atomic_bool was_sampled;                     /* written by: handler; read by: GIL holder */
-    PyObject *labels;                            /* conprof_label_set, keeps `record` alive */
+    atomic_bool has_trace;                       /* written by: GIL holder; read by: handler */
+    struct conprof_trace trace; /* written once, by: GIL holder, before `has_trace` is */
+    PyObject *labels;           /* conprof_label_set, keeps `record` alive */
 } conprof_label_cell;
+
+/* What a sample says besides its stack: what stands in the cell of its context. */
+struct conprof_marks {
+    struct conprof_label_record *record;
+    uint64_t cell_id;           /* of a provisional cell, or 0 */
+    struct conprof_trace trace; /* `span` 0: none, or none yet */
+};
 
 /* GIL held. Creates types, ContextVar and permanent records; adds them to the
  * module. */
@@ -69,6 +79,9 @@ PyTypeObject *conprof_labels_cell_type(void);
 
 /* GIL held. A new cell of a LabelSet; NULL with an exception when it is none. */
 PyObject *conprof_label_cell_new(PyObject *labels, bool is_provisional);
+
+/* The marks of no cell. */
+struct conprof_marks conprof_marks_none(void);
 
 /* The record of no labels, and of what found no room; never freed. */
 struct conprof_label_record *conprof_labels_empty(void);

@@ -31,7 +31,8 @@ same_sample(const void *context, uint32_t id, const void *key)
 {
     const struct conprof_sample *a = &((const struct merger *)context)->merged->samples[id - 1],
                                 *b = key;
-    return a->stack == b->stack && a->record == b->record && a->name_id == b->name_id;
+    return a->stack == b->stack && a->record == b->record && a->name_id == b->name_id &&
+           a->trace == b->trace;
 }
 
 static bool
@@ -156,11 +157,13 @@ add_row(struct merger *merger, const struct conprof_row *row)
     const struct conprof_naming *naming = merger->naming;
     struct conprof_sample key = {.stack = row->stack,
                                  .name_id = naming->thread_label.bytes ? row->name_id : 0,
-                                 .record = index_of_record(merger, row->record)};
+                                 .record = index_of_record(merger, row->record),
+                                 .trace = naming->span_form != CONPROF_SPAN_NONE ? row->trace : 0};
     if (key.record == NO_RECORD) {
         return false;
     }
-    uint64_t hash = conprof_hash_word(conprof_hash_word(key.record, key.stack), key.name_id);
+    uint64_t low = (uint64_t)key.trace << 32 | key.name_id;
+    uint64_t hash = conprof_hash_word(conprof_hash_word(key.record, key.stack), low);
     uint32_t *place = conprof_ids_find(&merger->sample_ids, hash, same_sample, merger, &key);
     if (place == NULL) {
         return false;

@@ -14,6 +14,7 @@ struct conprof_sample {
     uint32_t stack; /* of the window */
     uint32_t name_id;
     uint32_t record;                           /* index into `records` */
+    uint32_t trace;                            /* index into the window's traces + 1, or 0 */
     uint64_t values[CONPROF_MAX_SAMPLE_TYPES]; /* in the order of the naming's types */
 };
 

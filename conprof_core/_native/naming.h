@@ -22,6 +22,17 @@ struct conprof_rename {
     struct conprof_text from, to; /* to nothing: the key is left out */
 };
 
+/* How the trace of a sample travels. */
+enum conprof_span_form {
+    CONPROF_SPAN_NONE,    /* not at all: samples of all traces merge */
+    CONPROF_SPAN_HEX,     /* the span id as a text of 16 hexadecimal digits */
+    CONPROF_SPAN_DECIMAL, /* as a decimal text */
+    CONPROF_SPAN_NUMBER,  /* as a number, in two's complement */
+    CONPROF_SPAN_LINK,    /* trace and span id as a link of OTLP */
+};
+
+#define CONPROF_MAX_SPAN_KEYS 4
+
 struct conprof_naming {
     struct {
         struct conprof_text type, unit;
@@ -30,9 +41,12 @@ struct conprof_naming {
     size_t sample_type_count;
     struct conprof_rename *renames;
     size_t rename_count;
-    struct conprof_text thread_label; /* no data: threads are merged */
-    uint32_t max_label_sets;          /* distinct ones; what comes after shares one; 0: no bound */
-    uint32_t max_samples;             /* in one profile; 0: no bound */
+    struct conprof_text thread_label;                     /* no data: threads are merged */
+    struct conprof_text span_keys[CONPROF_MAX_SPAN_KEYS]; /* labels that say the span id */
+    size_t span_key_count;
+    enum conprof_span_form span_form;
+    uint32_t max_label_sets; /* distinct ones; what comes after shares one; 0: no bound */
+    uint32_t max_samples;    /* in one profile; 0: no bound */
 };
 
 /* What a label key is called on the wire. */

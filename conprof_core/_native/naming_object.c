@@ -92,6 +92,34 @@ read_renames(PyObject *names, struct conprof_naming *naming)
     return 0;
 }
 
+/* span_form and span_keys: how a trace travels. */
+static int
+read_spans(const char *form, PyObject *keys, struct conprof_naming *naming)
+{
+    static const char *const forms[] = {[CONPROF_SPAN_NONE] = "",
+                                        [CONPROF_SPAN_HEX] = "hex",
+                                        [CONPROF_SPAN_DECIMAL] = "decimal",
+                                        [CONPROF_SPAN_NUMBER] = "number",
+                                        [CONPROF_SPAN_LINK] = "link"};
+    size_t known = 0, count = sizeof forms / sizeof *forms;
+    while (known < count && strcmp(form, forms[known]) != 0) {
+        known++;
+    }
+    if (known == count || PyTuple_GET_SIZE(keys) > CONPROF_MAX_SPAN_KEYS) {
+        PyErr_Format(PyExc_ValueError, "there is no form %s of a span id with %zd keys", form,
+                     PyTuple_GET_SIZE(keys));
+        return -1;
+    }
+    naming->span_form = (enum conprof_span_form)known;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keys); i++) {
+        if (!as_text(PyTuple_GET_ITEM(keys, i), &naming->span_keys[i])) {
+            return -1;
+        }
+        naming->span_key_count++;
+    }
+    return 0;
+}
+
 /* ---- pprof ---- */
 
 static int
@@ -115,23 +143,28 @@ read_comments(PyObject *comments, struct conprof_pprof *profile)
 int
 conprof_naming_read_pprof(PyObject *args, PyObject *kwargs, struct conprof_pprof *profile)
 {
-    static char *names[] = {"sample_types",   "period_type",  "period",       "default_sample_type",
-                            "label_names",    "thread_label", "mapping_file", "comments",
-                            "max_label_sets", "first_sample", "max_samples",  NULL};
-    PyObject *types, *label_names, *comments;
+    static char *names[] = {"sample_types",        "period_type", "period",
+                            "default_sample_type", "label_names", "thread_label",
+                            "mapping_file",        "comments",    "max_label_sets",
+                            "first_sample",        "max_samples", "span_form",
+                            "span_keys",           NULL};
+    PyObject *types, *label_names, *comments, *span_keys;
+    const char *span_form;
     long long period;
     *profile = (struct conprof_pprof){0};
     struct conprof_naming *naming = &profile->naming;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "$O!(O&O&)LO&O!O&O&O!III:encode_pprof", names, &PyTuple_Type, &types,
+            args, kwargs, "$O!(O&O&)LO&O!O&O&O!IIIsO!:encode_pprof", names, &PyTuple_Type, &types,
             as_text, &profile->period_type, as_text, &profile->period_unit, &period, as_text,
             &profile->default_sample_type, &PyDict_Type, &label_names, as_text,
             &naming->thread_label, as_text, &profile->mapping_file, &PyTuple_Type, &comments,
-            &naming->max_label_sets, &profile->first_sample, &naming->max_samples)) {
+            &naming->max_label_sets, &profile->first_sample, &naming->max_samples, &span_form,
+            &PyTuple_Type, &span_keys)) {
         return -1;
     }
     profile->period = period;
-    if (read_sample_types(types, naming) < 0 || read_renames(label_names, naming) < 0) {
+    if (read_sample_types(types, naming) < 0 || read_renames(label_names, naming) < 0 ||
+        read_spans(span_form, span_keys, naming) < 0) {
         return -1;
     }
     return read_comments(comments, profile);
@@ -209,23 +242,28 @@ read_attributes(PyObject *attributes, struct conprof_otlp *request)
 int
 conprof_naming_read_otlp(PyObject *args, PyObject *kwargs, struct conprof_otlp *request)
 {
-    static char *names[] = {"shapes",     "label_names", "thread_label",   "resource",    "version",
-                            "profile_id", "attributes",  "max_label_sets", "max_samples", NULL};
+    static char *names[] = {
+        "shapes",     "label_names",    "thread_label", "resource",  "version", "profile_id",
+        "attributes", "max_label_sets", "max_samples",  "span_form", NULL};
     PyObject *shapes, *label_names, *attributes;
+    const char *span_form;
     *request = (struct conprof_otlp){0};
     struct conprof_naming *naming = &request->naming;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!O!O&O&O&O&O!II:encode_otlp", names,
-                                     &PyTuple_Type, &shapes, &PyDict_Type, &label_names, as_text,
-                                     &naming->thread_label, as_raw, &request->resource, as_text,
-                                     &request->version, as_raw, &request->profile_id, &PyTuple_Type,
-                                     &attributes, &naming->max_label_sets, &naming->max_samples)) {
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "$O!O!O&O&O&O&O!IIs:encode_otlp", names, &PyTuple_Type, &shapes,
+            &PyDict_Type, &label_names, as_text, &naming->thread_label, as_raw, &request->resource,
+            as_text, &request->version, as_raw, &request->profile_id, &PyTuple_Type, &attributes,
+            &naming->max_label_sets, &naming->max_samples, &span_form)) {
         return -1;
     }
     if (request->profile_id.bytes != CONPROF_OTLP_ID_BYTES) {
         PyErr_Format(PyExc_ValueError, "a profile id has %d bytes", CONPROF_OTLP_ID_BYTES);
         return -1;
     }
-    if (read_shapes(shapes, request) < 0 || read_renames(label_names, naming) < 0) {
+    PyObject *no_keys = PyTuple_New(0);
+    int done = no_keys == NULL ? -1 : read_spans(span_form, no_keys, naming);
+    Py_XDECREF(no_keys);
+    if (done < 0 || read_shapes(shapes, request) < 0 || read_renames(label_names, naming) < 0) {
         return -1;
     }
     return read_attributes(attributes, request);

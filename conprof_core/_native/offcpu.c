@@ -76,7 +76,8 @@ conprof_offcpu_counters(void)
 static struct conprof_row *
 row_of_frame(struct conprof_window *window, const struct conprof_thread *thread, uint64_t frame)
 {
-    return conprof_window_row(window, &frame, 1, conprof_labels_empty(), 0, thread->name_id);
+    struct conprof_marks marks = conprof_marks_none();
+    return conprof_window_row(window, &frame, 1, &marks, thread->name_id);
 }
 
 /* Charges what is pending to the row where the thread was last seen to wait. */
@@ -202,13 +203,13 @@ capture(struct conprof_window *window, struct conprof_thread *thread)
     }
     /* The thread has not moved: the record is alive, and the session lock keeps it. The
      * drain would free it if it were in limbo. */
-    conprof_labels_acquire(remote.record);
+    conprof_labels_acquire(remote.marks.record);
     if (conprof_ring_fill(&conprof_sampler.ring) != 0) {
         conprof_drain_ring(window); /* the row needs the codes that were just copied */
     }
     struct conprof_row *row =
-        conprof_window_row(window, words, count, remote.record, remote.cell_id, thread->name_id);
-    conprof_labels_release(remote.record);
+        conprof_window_row(window, words, count, &remote.marks, thread->name_id);
+    conprof_labels_release(remote.marks.record);
     if (row == NULL) {
         return false;
     }

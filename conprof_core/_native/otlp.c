@@ -1,6 +1,7 @@
 /* otlp.c: see otlp.h. Field numbers are those of profiles.proto and profiles_service.proto. */
 #include "otlp.h"
 
+#include <endian.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,11 +37,13 @@ struct encoder {
     uint32_t attribute_room;
     uint32_t *stack_of; /* stack of the window -> index, 0 not seen or empty */
     struct span *spans; /* by record */
+    uint32_t *link_of;  /* trace of the window -> index, 0 not seen */
     uint32_t stack_count;
+    uint32_t link_count;
     uint32_t profile_count;
     bool failed;
-    /* `indices` and `stacks` collect; the others serve one nesting level each. */
-    struct conprof_wire indices, stacks, profile_indices, scope, profile, message, inner;
+    /* `indices`, `stacks` and `links` collect; the others serve one nesting level each. */
+    struct conprof_wire indices, stacks, links, profile_indices, scope, profile, message, inner;
 };
 
 /* ---- tables ---- */
@@ -119,6 +122,21 @@ reach_labels(struct encoder *encoder, uint32_t index)
     span->is_known = true;
 }
 
+/* The trace of a sample enters the table. */
+static void
+reach_link(struct encoder *encoder, uint32_t trace)
+{
+    if (trace == 0 || encoder->link_of[trace - 1] != 0) {
+        return;
+    }
+    const struct conprof_trace *ids = &encoder->window->traces[trace - 1];
+    const uint64_t words[] = {htobe64(ids->high), htobe64(ids->low), htobe64(ids->span)};
+    conprof_wire_block(&encoder->message, 1, words, 16);
+    conprof_wire_block(&encoder->message, 2, words + 2, 8);
+    conprof_wire_message(&encoder->links, 4, &encoder->message);
+    encoder->link_of[trace - 1] = ++encoder->link_count;
+}
+
 /* Fills the tables that samples point into. */
 static void
 reach_all(struct encoder *encoder)
@@ -126,6 +144,7 @@ reach_all(struct encoder *encoder)
     for (uint32_t i = 0; i < encoder->merged.sample_count && !encoder->tables.failed; i++) {
         reach_stack(encoder, encoder->merged.samples[i].stack);
         reach_labels(encoder, encoder->merged.samples[i].record);
+        reach_link(encoder, encoder->merged.samples[i].trace);
     }
     for (size_t i = 0; i < encoder->request->attribute_count; i++) {
         const struct conprof_otlp_attribute *attribute = &encoder->request->attributes[i];
@@ -177,6 +196,9 @@ put_samples(struct encoder *encoder, size_t type, uint32_t first)
         }
         conprof_wire_number(&encoder->message, 1, encoder->stack_of[sample->stack]);
         put_indices(encoder, sample);
+        if (sample->trace != 0) {
+            conprof_wire_number(&encoder->message, 3, encoder->link_of[sample->trace - 1]);
+        }
         conprof_wire_varint(&encoder->inner, sample->values[type]);
         conprof_wire_message(&encoder->message, 4, &encoder->inner);
         conprof_wire_message(&encoder->profile, 2, &encoder->message);
@@ -318,6 +340,7 @@ put_dictionary(struct encoder *encoder, struct conprof_wire *out)
     put_locations(encoder, &dictionary);
     put_functions(encoder, &dictionary);
     conprof_wire_block(&dictionary, 4, "", 0); /* no link; Parca wants its fields unset */
+    conprof_wire_bytes(&dictionary, encoder->links.data, encoder->links.used);
     conprof_wire_block(&dictionary, 5, "", 0);
     for (uint32_t i = 1; i <= tables->string_ids.count; i++) {
         conprof_wire_block(&dictionary, 5, tables->strings[i].data, tables->strings[i].bytes);
@@ -333,8 +356,9 @@ static bool
 has_failed(const struct encoder *encoder)
 {
     return encoder->failed || encoder->tables.failed || encoder->indices.failed ||
-           encoder->stacks.failed || encoder->profile_indices.failed || encoder->scope.failed ||
-           encoder->profile.failed || encoder->message.failed || encoder->inner.failed;
+           encoder->stacks.failed || encoder->links.failed || encoder->profile_indices.failed ||
+           encoder->scope.failed || encoder->profile.failed || encoder->message.failed ||
+           encoder->inner.failed;
 }
 
 static void
@@ -346,9 +370,10 @@ encoder_free(struct encoder *encoder)
     free(encoder->attributes);
     free(encoder->stack_of);
     free(encoder->spans);
-    struct conprof_wire *wires[] = {&encoder->indices, &encoder->stacks,  &encoder->profile_indices,
-                                    &encoder->scope,   &encoder->profile, &encoder->message,
-                                    &encoder->inner};
+    free(encoder->link_of);
+    struct conprof_wire *wires[] = {&encoder->indices,         &encoder->stacks, &encoder->links,
+                                    &encoder->profile_indices, &encoder->scope,  &encoder->profile,
+                                    &encoder->message,         &encoder->inner};
     for (size_t i = 0; i < sizeof wires / sizeof *wires; i++) {
         conprof_wire_free(wires[i]);
     }
@@ -364,7 +389,8 @@ conprof_otlp_encode(const struct conprof_window *window, const struct conprof_ot
     done &= conprof_tables_init(&encoder.tables, window);
     encoder.stack_of = calloc((size_t)window->stack_count + 1, sizeof *encoder.stack_of);
     encoder.spans = calloc((size_t)encoder.merged.record_count + 1, sizeof *encoder.spans);
-    done &= encoder.stack_of != NULL && encoder.spans != NULL;
+    encoder.link_of = calloc((size_t)window->trace_count + 1, sizeof *encoder.link_of);
+    done &= encoder.stack_of != NULL && encoder.spans != NULL && encoder.link_of != NULL;
     bool is_empty = done && encoder.merged.sample_count == 0;
     if (done && !is_empty) {
         reach_all(&encoder);

@@ -1,6 +1,8 @@
 /* pprof.c: see pprof.h. Field numbers are those of profile.proto. */
 #include "pprof.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,12 +20,18 @@ struct span {
     bool is_known;
 };
 
+/* A span id as text; the string table points to it. */
+struct span_text {
+    char text[24];
+};
+
 struct encoder {
     const struct conprof_window *window;
     const struct conprof_pprof *profile;
     struct conprof_tables tables;
     struct conprof_merged merged;
-    struct span *spans; /* by record */
+    struct span *spans;           /* by record */
+    struct span_text *span_texts; /* by trace of the window; NULL where none is a text */
     /* `labels` and `samples` collect; the others serve one nesting level at a time. */
     struct conprof_wire labels, samples, message, inner;
 };
@@ -63,6 +71,32 @@ labels_of(struct encoder *encoder, uint32_t index)
     return span;
 }
 
+/* The span id of a sample, under each of its keys. */
+static void
+put_trace(struct encoder *encoder, uint32_t trace)
+{
+    const struct conprof_naming *naming = &encoder->profile->naming;
+    uint64_t span = encoder->window->traces[trace - 1].span;
+    struct conprof_text text = {NULL, 0};
+    if (encoder->span_texts != NULL) {
+        struct span_text *place = &encoder->span_texts[trace - 1];
+        const char *format = naming->span_form == CONPROF_SPAN_HEX ? "%016" PRIx64 : "%" PRIu64;
+        text.data = place->text;
+        text.bytes = (size_t)snprintf(place->text, sizeof place->text, format, span);
+    }
+    for (size_t i = 0; i < naming->span_key_count; i++) {
+        if (text.bytes > 0) {
+            put_label(encoder, &encoder->message, naming->span_keys[i], text);
+        }
+        else {
+            conprof_wire_number(&encoder->inner, 1,
+                                conprof_tables_string(&encoder->tables, naming->span_keys[i]));
+            conprof_wire_number(&encoder->inner, 3, span);
+            conprof_wire_message(&encoder->message, 3, &encoder->inner);
+        }
+    }
+}
+
 static void
 put_sample(struct encoder *encoder, const struct conprof_sample *sample)
 {
@@ -85,6 +119,9 @@ put_sample(struct encoder *encoder, const struct conprof_sample *sample)
     if (naming->thread_label.bytes > 0 && name[0] != '\0') {
         put_label(encoder, &encoder->message, naming->thread_label,
                   (struct conprof_text){name, strlen(name)});
+    }
+    if (sample->trace != 0) {
+        put_trace(encoder, sample->trace);
     }
     conprof_wire_message(&encoder->samples, 2, &encoder->message);
 }
@@ -197,6 +234,11 @@ conprof_pprof_encode(const struct conprof_window *window, const struct conprof_p
     done &= conprof_tables_init(&encoder.tables, window);
     encoder.spans = calloc((size_t)encoder.merged.record_count + 1, sizeof *encoder.spans);
     done &= encoder.spans != NULL;
+    enum conprof_span_form form = profile->naming.span_form;
+    if (window->trace_count > 0 && (form == CONPROF_SPAN_HEX || form == CONPROF_SPAN_DECIMAL)) {
+        encoder.span_texts = calloc(window->trace_count, sizeof *encoder.span_texts);
+        done &= encoder.span_texts != NULL;
+    }
     bool is_past =
         done && profile->first_sample > 0 && profile->first_sample >= encoder.merged.sample_count;
     if (done && !is_past) {
@@ -206,6 +248,7 @@ conprof_pprof_encode(const struct conprof_window *window, const struct conprof_p
     }
     conprof_merge_free(&encoder.merged);
     free(encoder.spans);
+    free(encoder.span_texts);
     conprof_tables_free(&encoder.tables);
     conprof_wire_free(&encoder.labels);
     conprof_wire_free(&encoder.samples);

@@ -236,14 +236,22 @@ read_labels(struct conprof_remote *out)
         return;
     }
     if (is_provisional) {
-        /* Before the record is read: bind() changes the record, then looks here. */
+        /* Before the record and the trace are read: who changes them then looks here. */
         conprof_labels_mark_looked(id);
-        out->cell_id = id;
+        out->marks.cell_id = id;
+    }
+    bool has_trace;
+    struct conprof_trace trace;
+    if (conprof_safe_read(&has_trace, cell + offsetof(conprof_label_cell, has_trace),
+                          sizeof has_trace) &&
+        has_trace &&
+        conprof_safe_read(&trace, cell + offsetof(conprof_label_cell, trace), sizeof trace)) {
+        out->marks.trace = trace;
     }
     struct conprof_label_record *record;
     if (conprof_safe_read(&record, cell + offsetof(conprof_label_cell, record), sizeof record) &&
         conprof_labels_is_known(record)) {
-        out->record = record;
+        out->marks.record = record;
     }
 }
 
@@ -251,8 +259,7 @@ enum conprof_walk
 conprof_remote_walk(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint,
                     struct conprof_remote *out)
 {
-    out->record = conprof_labels_empty();
-    out->cell_id = 0;
+    out->marks = conprof_marks_none();
     enum conprof_walk result = find_state(interpreter, tid, hint);
     if (result != CONPROF_WALK_OK) {
         return result;

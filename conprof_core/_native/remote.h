@@ -23,13 +23,12 @@
 
 struct conprof_remote {
     struct conprof_stack stack;
-    struct conprof_label_record *record; /* not to be touched before the clock is compared */
-    uint64_t cell_id;                    /* of a provisional cell, or 0 */
+    struct conprof_marks marks; /* the record is not to be touched before the clock is compared */
 };
 
 /* Session lock held; no GIL. Reads what thread `tid` stands at. `hint` remembers where its
- * state lies; 0 at first. CONPROF_WALK_EMPTY: no Python code, and then `record` is that
- * of no labels. */
+ * state lies; 0 at first. CONPROF_WALK_EMPTY: no Python code, and then `marks` are
+ * those of no cell. */
 enum conprof_walk conprof_remote_walk(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint,
                                       struct conprof_remote *out);
 

@@ -259,6 +259,7 @@ conprof_session_take_window(bool ends_period, bool has_alive)
             conprof_window_resolve(window);
             conprof_residue_spread(window);
             conprof_labels_reset_bindings();
+            window->lost[CONPROF_LOST_TRACES] += conprof_traces_reset();
             conprof_window_forget_cache();
             taken = window;
             taken->end_ns = next->start_ns;
@@ -406,21 +407,20 @@ conprof_session_charge_request(void)
 
 void
 conprof_session_charge_wall(const uint64_t *frames, uint32_t count,
-                            struct conprof_label_record *record, uint64_t cell_id, uint64_t ns,
-                            bool is_lock)
+                            const struct conprof_marks *marks, uint64_t ns, bool is_lock)
 {
     conprof_lock();
     if (window != NULL && window->has_wall && conprof_session_is_running() &&
         !atomic_load(&conprof_sampler.is_paused)) {
-        conprof_labels_acquire(record);
+        conprof_labels_acquire(marks->record);
         conprof_drain_ring(window); /* the codes that were just copied */
-        struct conprof_row *row = conprof_window_row(window, frames, count, record, cell_id, 0);
+        struct conprof_row *row = conprof_window_row(window, frames, count, marks, 0);
         conprof_window_charge(window, row, CONPROF_COLUMN_WALL_NS, ns);
         conprof_window_charge(window, row, CONPROF_COLUMN_WALL_SAMPLES, 1);
         if (is_lock) {
             conprof_window_charge(window, row, CONPROF_COLUMN_LOCK_WAIT_NS, ns);
         }
-        conprof_labels_release(record);
+        conprof_labels_release(marks->record);
     }
     conprof_unlock();
 }
@@ -454,6 +454,7 @@ conprof_session_forget(void)
     conprof_threads_clear(false);
     conprof_heap_forget();
     conprof_labels_reset_bindings();
+    conprof_traces_reset();
     conprof_window_free_locked(window);
     window = NULL;
     conprof_window_forget_cache();

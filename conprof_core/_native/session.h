@@ -42,8 +42,7 @@ void conprof_session_charge_request(void);
  * harmless while nothing runs or wall time is not measured. With `is_lock` it is a wait for a
  * lock, too. */
 void conprof_session_charge_wall(const uint64_t *frames, uint32_t count,
-                                 struct conprof_label_record *record, uint64_t cell_id, uint64_t ns,
-                                 bool is_lock);
+                                 const struct conprof_marks *marks, uint64_t ns, bool is_lock);
 
 /* GIL held. Gives a thread that runs already its Python name. */
 void conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes);

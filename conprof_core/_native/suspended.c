@@ -51,20 +51,22 @@ conprof_suspended_charge(PyObject *Py_UNUSED(module), PyObject *args)
         count += words[count] >> CONPROF_FRAME_INSTRUCTION_BITS != CONPROF_UID_HIDDEN;
     }
     words[count++] = conprof_frame_word(CONPROF_UID_SUSPENDED, 0);
-    struct conprof_label_record *record = conprof_labels_empty();
-    uint64_t cell_id = 0;
+    struct conprof_marks marks = conprof_marks_none();
     if (Py_IS_TYPE(cell, conprof_labels_cell_type())) {
-        /* With the GIL nobody binds it, and its set holds the record. */
+        /* With the GIL nobody changes it, and its set holds the record. */
         conprof_label_cell *labels = (conprof_label_cell *)cell;
         if (atomic_load(&labels->is_provisional)) {
-            cell_id = labels->id;
+            marks.cell_id = labels->id;
             atomic_store(&labels->was_sampled, true);
         }
-        record = atomic_load(&labels->record);
+        marks.record = atomic_load(&labels->record);
+        if (atomic_load(&labels->has_trace)) {
+            marks.trace = labels->trace;
+        }
     }
-    bool has_labels = record != conprof_labels_empty() || cell_id != 0;
+    bool has_labels = marks.record != conprof_labels_empty() || marks.cell_id != 0;
     bool is_lock = conprof_wait_place_is_lock((enum conprof_wait_kind)kind, has_labels);
-    conprof_session_charge_wall(words, count, record, cell_id, ns, is_lock);
+    conprof_session_charge_wall(words, count, &marks, ns, is_lock);
     Py_RETURN_NONE;
 }
 

@@ -111,16 +111,32 @@ build_labels(const struct conprof_label_record *record)
     return labels;
 }
 
+/* (high, low, span), or None. */
 static PyObject *
-build_row(const struct conprof_row *row, PyObject *frames, PyObject *labels)
+build_trace(const struct conprof_window *window, uint32_t trace)
 {
-    PyObject *entry = PyTuple_New(3 + CONPROF_COLUMN_COUNT);
+    if (trace == 0) {
+        Py_RETURN_NONE;
+    }
+    const struct conprof_trace *ids = &window->traces[trace - 1];
+    return Py_BuildValue("(KKK)", (unsigned long long)ids->high, (unsigned long long)ids->low,
+                         (unsigned long long)ids->span);
+}
+
+static PyObject *
+build_row(const struct conprof_window *window, const struct conprof_row *row, PyObject *frames,
+          PyObject *labels)
+{
+    PyObject *entry = PyTuple_New(3 + CONPROF_COLUMN_COUNT + 1);
     PyObject *name = PyUnicode_FromString(conprof_thread_name(row->name_id));
-    if (entry == NULL || name == NULL) {
+    PyObject *trace = build_trace(window, row->trace);
+    if (entry == NULL || name == NULL || trace == NULL) {
         Py_XDECREF(entry);
         Py_XDECREF(name);
+        Py_XDECREF(trace);
         return NULL;
     }
+    PyTuple_SET_ITEM(entry, 3 + CONPROF_COLUMN_COUNT, trace);
     PyTuple_SET_ITEM(entry, 0, Py_NewRef(frames));
     PyTuple_SET_ITEM(entry, 1, Py_NewRef(labels));
     PyTuple_SET_ITEM(entry, 2, name);
@@ -147,7 +163,7 @@ window_rows(PyObject *self, PyObject *Py_UNUSED(ignored))
         }
         PyObject *frames = build_frames(window, &window->stacks[row->stack]);
         PyObject *labels = frames == NULL ? NULL : build_labels(row->record);
-        PyObject *entry = labels == NULL ? NULL : build_row(row, frames, labels);
+        PyObject *entry = labels == NULL ? NULL : build_row(window, row, frames, labels);
         if (entry == NULL || PyList_Append(rows, entry) < 0) {
             Py_CLEAR(rows);
         }
@@ -160,7 +176,7 @@ window_rows(PyObject *self, PyObject *Py_UNUSED(ignored))
 
 /* ---- numbers ---- */
 
-enum number { START_NS, END_NS, SAMPLES, CPU_NS, STACKS, LOST_STACKS };
+enum number { START_NS, END_NS, SAMPLES, CPU_NS, STACKS, LOST_STACKS, LOST_TRACES };
 
 static PyObject *
 window_number(PyObject *self, void *which)
@@ -179,6 +195,8 @@ window_number(PyObject *self, void *which)
         return PyLong_FromUnsignedLong(window->stack_count);
     case LOST_STACKS:
         return PyLong_FromUnsignedLongLong(window->lost[CONPROF_LOST_STACKS]);
+    case LOST_TRACES:
+        return PyLong_FromUnsignedLongLong(window->lost[CONPROF_LOST_TRACES]);
     }
     Py_UNREACHABLE();
 }
@@ -191,6 +209,8 @@ static PyGetSetDef window_getset[] = {
     {"stacks", window_number, NULL, "Distinct stacks.", (void *)STACKS},
     {"overflowed", window_number, NULL, "Samples without a stack for lack of room.",
      (void *)LOST_STACKS},
+    {"traces_refused", window_number, NULL, "Samples without their ids for lack of room.",
+     (void *)LOST_TRACES},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -199,7 +219,7 @@ static PyMethodDef window_methods[] = {
      "The window as uncompressed pprof. Releases the GIL."},
     {"encode_otlp", (PyCFunction)(void (*)(void))window_encode_otlp, METH_VARARGS | METH_KEYWORDS,
      "The window as an uncompressed OTLP request. Releases the GIL."},
-    {"rows", window_rows, METH_NOARGS, "A list of (frames, labels, thread_name, *columns)."},
+    {"rows", window_rows, METH_NOARGS, "A list of (frames, labels, thread_name, *columns, trace)."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -24,6 +24,7 @@ _FIXED64: Final = 1
 _LENGTH: Final = 2
 _FIXED32: Final = 5
 _SIGN: Final = 1 << 63
+_SPAN_KEYS: Final = frozenset({"span id", "local root span id", "span_id", "trace_id"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,8 +318,11 @@ def _samples(
                 pair = label_spans.get(content)
                 if pair is None:
                     label = _scalars(data, (value, end))
-                    # Numeric labels are ids and timestamps: of no use in a merge.
+                    # Numeric labels are ids and timestamps: of no use in a merge. So are ids
+                    # of spans that are texts, and each would be a label set of its own.
                     pair = (label.get(1, 0), label[2]) if label.get(2, 0) else ()
+                    if pair and _string(strings, pair[0]) in _SPAN_KEYS:
+                        pair = ()
                     label_spans[content] = pair
                 pairs += pair
         if len(values) != width:

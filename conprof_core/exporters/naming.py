@@ -14,6 +14,7 @@ __all__ = [
     "Naming",
     "OTLPResource",
     "Shape",
+    "SpanLabels",
     "blackfire",
     "go",
     "otlp",
@@ -76,6 +77,20 @@ class OTLPResource(NamedTuple):
     attributes: tuple[tuple[str, str], ...] = ()
 
 
+class SpanLabels(NamedTuple):
+    """How the trace of a sample travels. It never becomes part of a label set.
+
+    Attributes:
+        form: ``hex``, ``decimal`` or ``number``: the span id as such a label, under each of
+            ``keys``; ``link``: trace and span id as a link of OTLP; empty: not at all, and rows
+            merge.
+        keys: of the labels.
+    """
+
+    form: str = ""
+    keys: tuple[str, ...] = ()
+
+
 class Naming(NamedTuple):
     """How one family of destinations names what a window holds. Hashable, compared by value.
 
@@ -89,6 +104,7 @@ class Naming(NamedTuple):
         max_samples: samples in a profile; a window with more becomes several profiles.
         max_bytes: of a pprof, not compressed; what is larger becomes several, too.
         otlp: ``None`` when each shape is a pprof; else the window is OTLP requests.
+        spans: how traces travel, where samples have any.
     """
 
     shapes: tuple[Shape, ...]
@@ -98,6 +114,7 @@ class Naming(NamedTuple):
     max_samples: int = 0
     max_bytes: int = 0
     otlp: OTLPResource | None = None
+    spans: SpanLabels = SpanLabels()
 
 
 _BLACKFIRE_TYPES: Final = (
@@ -125,8 +142,12 @@ def blackfire(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immuta
     )
     if "tasks" in measured.types:
         shapes += (_GOROUTINES._replace(name="goroutines"),)
-    return Naming(shapes, (("http.route", "trace endpoint"),), "thread name")
+    spans = SpanLabels("number", _SPAN_KEYS)
+    return Naming(shapes, (("http.route", "trace endpoint"),), "thread name", spans=spans)
 
+
+_SPAN_KEYS: Final = ("span id", "local root span id")
+"""The labels of Datadog's profilers; both say the root of the request in this process."""
 
 _GOROUTINES: Final = Shape(
     "tasks", (("goroutine", "count", "tasks"),), ("goroutine", "count"), 1, "goroutine"
@@ -170,16 +191,18 @@ def go(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
         ),
         "tasks": _GOROUTINES,
     }
-    return Naming(tuple(known[kind] for kind in measured.types), thread_label="thread")
+    shapes = tuple(known[kind] for kind in measured.types)
+    # As dd-trace-go's labels of a goroutine.
+    return Naming(shapes, thread_label="thread", spans=SpanLabels("decimal", _SPAN_KEYS))
 
 
 def pull(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
     """Return the names for those who fetch profiles: Go's.
 
-    Each label set becomes a series of its own in Parca and Pyroscope: threads are left out, and the
-    rest is bounded.
+    Each label set becomes a series of its own in Parca and Pyroscope: threads and ids of spans are
+    left out, and the rest is bounded.
     """
-    return go(measured)._replace(thread_label=None, max_label_sets=500)
+    return go(measured)._replace(thread_label=None, max_label_sets=500, spans=SpanLabels())
 
 
 def pull_shape(name: str, measured: Measured = Measured()) -> Shape:  # noqa: B008 - immutable
@@ -213,7 +236,11 @@ def pyroscope(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immuta
         ("http.response.status_class", ""),
         ("conprof.overflow", "conprof_overflow"),
     )
-    return Naming(shapes, labels, max_label_sets=500, max_samples=8_000, max_bytes=1_500_000)
+    # The one label that makes no series. Servers before 2026 know no ``trace_id``.
+    spans = SpanLabels("hex", ("span_id",))
+    return Naming(
+        shapes, labels, max_label_sets=500, max_samples=8_000, max_bytes=1_500_000, spans=spans
+    )
 
 
 # Tags of a process that its attributes repeat, or that would make a series of each process or
@@ -251,4 +278,5 @@ def otlp(
         max_label_sets=names.max_label_sets,
         max_samples=names.max_samples,
         otlp=OTLPResource(_OTLP_TAGS, attributes),
+        spans=SpanLabels("link"),
     )

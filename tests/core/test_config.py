@@ -35,6 +35,7 @@ CASES: list[tuple[str, str, Any, str | None]] = [
     ("spool_dir", "/var/spool/conprof", "/var/spool/conprof", None),
     ("spool_bytes", "1048576", 1048576, "12"),
     ("carry_labels", "no", False, "perhaps"),
+    ("trace_ids", "OTel", "otel", "jaeger"),
     ("engine", "portable", "portable", "turbo"),
     ("disabled", "yes", True, "perhaps"),
     ("log_file", "/tmp/x.log", "/tmp/x.log", None),

@@ -145,15 +145,15 @@ def test_one_scope_a_type_and_one_profile_a_value() -> None:
         ("goroutine", "goroutine"),
     ], "what has no value, as gil_wait here, is left out"
     cpu = request.profiles[("process_cpu", "cpu", "nanoseconds")]
-    assert sorted(cpu) == [
+    assert sorted(sample[:3] for sample in cpu) == [
         ((), (("tenant", "é\\u2028"),), 5),
         ((("[lost]", "", 0, 0),), (), 5),
         (FRAMES, (("http.route", "/x"),), 30),
     ]
     (inuse,) = request.profiles[("memory", "inuse_space", "bytes")]
-    assert inuse == (FRAMES, (), 5)
+    assert inuse[:3] == (FRAMES, (), 5)
     (tasks,) = request.profiles[("goroutine", "goroutine", "count")]
-    assert tasks == (FRAMES[1:], (), 4)
+    assert tasks[:3] == (FRAMES[1:], (), 4)
 
 
 def test_label_sets_are_bounded_and_profiles_split() -> None:

@@ -81,7 +81,21 @@ put_sample(struct conprof_label_record *record)
                                          : next_random() % 400;
         w[CONPROF_SAMPLE_FRAMES + i] = conprof_frame_word(uid, next_random() % 200);
     }
-    if (publish(w, CONPROF_SAMPLE_FRAMES + frames, CONPROF_RECORD_SAMPLE) && frames > 0) {
+    uint32_t n = CONPROF_SAMPLE_FRAMES + frames;
+    enum conprof_record_kind kind = CONPROF_RECORD_SAMPLE;
+    if (next_random() % 2) {
+        w[n++] = next_random();
+        w[n++] = next_random();
+        w[n++] = next_random() % 3 ? next_random() % 100 + 1 : next_random() | 1;
+        kind |= CONPROF_RECORD_TRACED;
+    }
+    else if (w[CONPROF_SAMPLE_CELL] != 0) {
+        struct conprof_trace late = {next_random(), next_random(), next_random() | 1};
+        conprof_unlock();
+        conprof_traces_bind(w[CONPROF_SAMPLE_CELL], &late);
+        conprof_lock();
+    }
+    if (publish(w, n, kind) && frames > 0) {
         samples_put += 1;
         cpu_put += w[CONPROF_SAMPLE_CPU_NS];
     }
@@ -97,8 +111,14 @@ take_all(struct conprof_window *window)
         if (kind == 0) {
             return;
         }
+        struct conprof_trace trace = {0};
+        if (kind & CONPROF_RECORD_TRACED) {
+            kind &= ~CONPROF_RECORD_TRACED;
+            n -= CONPROF_TRACE_WORDS;
+            memcpy(&trace, words + n, sizeof trace);
+        }
         if (kind == CONPROF_RECORD_SAMPLE) {
-            conprof_window_add(window, words, n);
+            conprof_window_add(window, words, n, &trace);
         }
         else if (kind == CONPROF_RECORD_CODE) {
             conprof_code_table_add(words, n);
@@ -139,6 +159,10 @@ write_profile(const struct conprof_window *window, const char *directory, long n
         .default_sample_type = text("cpu"),
         .mapping_file = text("fuzz"),
     };
+    profile.naming.span_form = (enum conprof_span_form)(number % 4);
+    profile.naming.span_keys[0] = text("span id");
+    profile.naming.span_keys[1] = text("local root span id");
+    profile.naming.span_key_count = 2;
     size_t bytes;
     char *pprof = conprof_pprof_encode(window, &profile, &bytes);
     write_file(directory, number, "pprof", pprof, bytes);
@@ -149,6 +173,7 @@ write_profile(const struct conprof_window *window, const char *directory, long n
         .version = text("1"),
         .profile_id = text("0123456789abcdef"),
     };
+    request.naming.span_form = number % 2 ? CONPROF_SPAN_LINK : CONPROF_SPAN_NONE;
     request.naming.max_samples = number % 3 ? 0 : 100;
     request.naming.max_label_sets = number % 5 ? 0 : 4;
     char *otlp = conprof_otlp_encode(window, &request, &bytes);
@@ -195,6 +220,7 @@ main(int argc, char **argv)
         }
         take_all(window);
         conprof_window_resolve(window);
+        conprof_traces_reset();
         conprof_window_forget_cache();
         window->end_ns = window->start_ns + 1000000000;
         conprof_unlock();

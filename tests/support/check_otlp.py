@@ -19,6 +19,7 @@ class Sample(NamedTuple):
     frames: tuple[tuple[str, str, int, int], ...]
     labels: tuple[tuple[str, str], ...]
     value: int
+    link: tuple[str, ...] = ()  # trace id and span id, hexadecimal
 
 
 class Request:
@@ -75,7 +76,14 @@ class Request:
         stack = self._dictionary.stack_table[sample.stack_index]
         frames = tuple(self._frame(index) for index in stack.location_indices)
         labels = tuple(sorted(self._attributes(sample.attribute_indices).items()))
-        return Sample(frames, labels, value)
+        return Sample(frames, labels, value, self._link(sample.link_index))
+
+    def _link(self, index: int) -> tuple[str, ...]:
+        link = self._dictionary.link_table[index]
+        if index == 0:
+            return ()
+        assert (len(link.trace_id), len(link.span_id)) == (16, 8)
+        return (link.trace_id.hex(), link.span_id.hex())
 
     def _frame(self, index: int) -> tuple[str, str, int, int]:
         strings = self._dictionary.string_table
@@ -164,7 +172,7 @@ def _check_tables(dictionary: Any) -> None:
 def _check_use(message: Any) -> None:
     """Every entry is used, and profiles have what receivers ask for."""
     dictionary = message.dictionary
-    stacks, attributes, ids = {0}, {0}, set[bytes]()
+    stacks, attributes, links, ids = {0}, {0}, {0}, set[bytes]()
     for resource in message.resource_profiles:
         for attribute in resource.resource.attributes:
             assert attribute.key, "Pyroscope and Parca read inline keys of a resource only"
@@ -182,8 +190,12 @@ def _check_use(message: Any) -> None:
             for sample in profile.samples:
                 assert len(sample.values) == 1, "one value a sample"
                 assert not sample.timestamps_unix_nano
-                assert sample.link_index == 0
-                identity = (sample.stack_index, *sorted(sample.attribute_indices))
+                links.add(sample.link_index)
+                identity = (
+                    sample.stack_index,
+                    sample.link_index,
+                    *sorted(sample.attribute_indices),
+                )
                 assert identity not in identities, "equal samples are to be merged"
                 identities.add(identity)
                 stacks.add(sample.stack_index)
@@ -199,3 +211,4 @@ def _check_use(message: Any) -> None:
     assert locations == set(range(len(dictionary.location_table)))
     assert functions == set(range(len(dictionary.function_table)))
     assert attributes == set(range(len(dictionary.attribute_table)))
+    assert links == set(range(len(dictionary.link_table)))

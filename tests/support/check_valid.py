@@ -106,9 +106,14 @@ def check_conprof(profile: Profile) -> list[str]:
         keys = [label.key for label in sample.stored_labels]
         if len(set(keys)) != len(keys) or "" in keys:
             problems.append(f"sample {index} has a repeated or empty label key: {keys}")
-        if any(not label.is_text or label.number for label in sample.stored_labels):
-            problems.append(f"sample {index} has a label that is no string")
-        identity = (tuple(sample.location_ids), tuple(sorted(sample.labels.items())))
+        # A reader of google/pprof drops a number that is 0 and has no unit.
+        if any(label.is_text == (label.number != 0) for label in sample.stored_labels):
+            problems.append(f"sample {index} has a label that is neither a text nor a number")
+        identity = (
+            tuple(sample.location_ids),
+            tuple(sorted(sample.labels.items())),
+            tuple(sorted(sample.numbers.items())),
+        )
         if identity in seen:
             problems.append(f"sample {index} repeats the stack and labels of an earlier one")
         seen.add(identity)

@@ -107,6 +107,11 @@ class Sample:
         return {label.key: label.text for label in self.stored_labels if label.is_text}
 
     @property
+    def numbers(self) -> dict[str, int]:
+        """The numeric labels."""
+        return {label.key: label.number for label in self.stored_labels if not label.is_text}
+
+    @property
     def functions(self) -> tuple[str, ...]:
         """Function names, leaf first."""
         return tuple(frame.function for frame in self.frames)
