@@ -152,7 +152,7 @@ reason_of(enum conprof_wait state, uint32_t count)
     if (state == CONPROF_WAIT_GIL) {
         return CONPROF_COLUMN_GIL_WAIT_NS;
     }
-    bool has_labels = remote.record != conprof_labels_empty() || remote.cell_id != 0;
+    bool has_labels = remote.marks.record != conprof_labels_empty() || remote.marks.cell_id != 0;
     if (state == CONPROF_WAIT_LOCK && remote.stack.leaf_count != 0 &&
         conprof_wait_place_is_lock(conprof_wait_place_kind(words, count), has_labels)) {
         return CONPROF_COLUMN_LOCK_WAIT_NS;
