@@ -15,7 +15,7 @@ from support.fake_agent import FakeAgent, Fault, answer
 
 from conprof_core._engine import Row
 from conprof_core._pprof import encode_profile
-from conprof_core._window import _gzip
+from conprof_core._window import compressed
 from conprof_core.exporters import (
     Destination,
     EncodedProfile,
@@ -37,7 +37,7 @@ def make_profile(**changes: object) -> EncodedWindow:
         rows, names.shapes[0], names, start_ns=NOW_NS, end_ns=NOW_NS + 10**9, mapping_file="python"
     )
     window = EncodedWindow(
-        profiles=(EncodedProfile("profile", _gzip(pprof)),),
+        profiles=(EncodedProfile("profile", compressed(pprof)),),
         start_ns=NOW_NS,
         end_ns=NOW_NS + 10**9,
         sequence=0,
