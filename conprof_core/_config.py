@@ -35,6 +35,7 @@ class Config:
     heap_sample_bytes: int
     heap_old_windows: int
     heap_tracemalloc: bool
+    loop_blocked_threshold: float
     labels: Mapping[str, str]
     agent_socket: str
     server_id: str | None

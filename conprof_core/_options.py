@@ -305,6 +305,13 @@ OPTIONS: Final[tuple[Option, ...]] = (
         default=False,
     ),
     Option(
+        "loop_blocked_threshold",
+        ("CONPROF_LOOP_BLOCKED_THRESHOLD",),
+        _seconds(0.05, 3_600),
+        "seconds that a callback may keep an event loop before it counts as blocking it",
+        default=0.1,
+    ),
+    Option(
         "labels",
         ("CONPROF_LABELS",),
         _labels,

@@ -74,6 +74,7 @@ class Session:
             wall_rate_hz=WALL_RATE_HZ if ProfileType.WALL in config.profile_types else 0,
             heap_old_windows=config.heap_old_windows,
             heap_tracemalloc=config.heap_tracemalloc,
+            loop_blocked_ms=round(config.loop_blocked_threshold * 1000),
         )
         self.loop.begin()
         self.engine.start(settings, self.loop.tick)

@@ -68,6 +68,10 @@ class Row(NamedTuple):
     wall_ns: int = 0
     gil_wait_ns: int = 0
     lock_wait_ns: int = 0
+    loop_blocks: int = 0
+    loop_blocked_ns: int = 0
+    gc_pauses: int = 0
+    gc_pause_ns: int = 0
     alloc_objects: int = 0
     alloc_bytes: int = 0
     inuse_objects: int = 0
@@ -91,6 +95,8 @@ class EngineSettings(NamedTuple):
             labelled ``heap.age=old``; 0: none is.
         heap_tracemalloc: the portable engine may use ``tracemalloc`` for live memory.
         wall_rate_hz: looks a second at threads that do not run; 0: wall time is not measured.
+        loop_blocked_ms: what a callback of an event loop may take, in milliseconds, before its time
+            counts as blocking the loop.
     """
 
     rate_hz: int
@@ -101,6 +107,7 @@ class EngineSettings(NamedTuple):
     wall_rate_hz: int = 0
     heap_old_windows: int = 0
     heap_tracemalloc: bool = False
+    loop_blocked_ms: int = 100
 
 
 class EngineWindow(Protocol):

@@ -6,6 +6,7 @@ CPython 3.11 to 3.15 with a GIL; elsewhere the constructor says why not.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -133,6 +134,7 @@ class NativeEngine:
         self._installed_bootstrap: Any = None
         self._hooked_class: Any = None
         self._before: dict[str, int] = {}
+        self._watches_gc = False
         self._suspended: SuspendedTasks | None = None
 
     def start(self, settings: EngineSettings, tick: Callable[[], float]) -> None:
@@ -148,17 +150,21 @@ class NativeEngine:
             tick=tick,
             on_terminate=settings.on_terminate,
             wall_rate_hz=settings.wall_rate_hz,
+            blocked_ms=settings.loop_blocked_ms,
         )
         self._before = {}
         if settings.wall_rate_hz:
             # Imported here: without wall time nobody needs it.
+            from conprof_core._engine.loops import LoopWatch
             from conprof_core._engine.suspended import SuspendedTasks
 
             native = self._native
             self._suspended = SuspendedTasks(
                 native.charge_suspended, native.context_var, native.running_loops
             )
-            native.look_at_tasks(self._suspended.look)
+            watch = LoopWatch(native.loop_threads, native.watch_loops, self._suspended.look)
+            native.look_at_tasks(watch.look)
+            self._watch_gc()
         if settings.heap_bytes:
             failed = self._native.start_heap(settings.heap_bytes, settings.heap_old_windows)
             if failed:
@@ -174,6 +180,7 @@ class NativeEngine:
         if self._suspended is not None:
             self._suspended.close_window()
             self._suspended = None
+        self._unwatch_gc()
         self._native.stop()
 
     def wake(self) -> None:
@@ -192,6 +199,8 @@ class NativeEngine:
         """Swap windows; the GIL is released meanwhile."""
         if self._suspended is not None:
             self._suspended.close_window()
+        if self._watches_gc:
+            self._watch_gc()  # somebody may have emptied the list
         window = self._native.take_window(ends_period, alive)
         now = self._native.stats()
         counters = {
@@ -257,6 +266,7 @@ class NativeEngine:
     def postfork_child(self) -> None:
         """Become a stopped, empty engine; timers were not inherited."""
         self._unhook_threads()
+        self._unwatch_gc()
         self._native.postfork_child()
         self._before = {}
         self._suspended = None
@@ -271,6 +281,22 @@ class NativeEngine:
             owner, self._original_bootstrap
         )
         owner._bootstrap = self._installed_bootstrap
+
+    def _watch_gc(self) -> None:
+        # A builtin: it leaves no frame of ours. The list belongs to everybody.
+        self._watches_gc = True
+        callback: Any = self._native.gc_callback
+        # By identity: what else is in the list may compare in any way.
+        if not any(other is callback for other in gc.callbacks):
+            gc.callbacks.append(callback)
+
+    def _unwatch_gc(self) -> None:
+        self._watches_gc = False
+        callback: Any = self._native.gc_callback
+        for index in range(len(gc.callbacks) - 1, -1, -1):
+            if gc.callbacks[index] is callback:
+                del gc.callbacks[index]
+        self._native.gc_flush()
 
     def _unhook_threads(self) -> None:
         # Whoever hooked on top of us keeps a working chain: ours only calls the original.

@@ -23,6 +23,7 @@ static struct {
 /* owner: holder of the session lock. Codes of synthetic frames, made once. */
 static struct conprof_code *synthetic[CONPROF_UID_FIRST];
 static struct conprof_code *native_codes[CONPROF_MAX_THREAD_NAMES];
+static struct conprof_code *gc_codes[CONPROF_GC_GENERATIONS];
 
 const char *const conprof_column_names[CONPROF_COLUMN_COUNT] = {
     [CONPROF_COLUMN_SAMPLES] = "samples",
@@ -31,6 +32,10 @@ const char *const conprof_column_names[CONPROF_COLUMN_COUNT] = {
     [CONPROF_COLUMN_WALL_NS] = "wall_ns",
     [CONPROF_COLUMN_GIL_WAIT_NS] = "gil_wait_ns",
     [CONPROF_COLUMN_LOCK_WAIT_NS] = "lock_wait_ns",
+    [CONPROF_COLUMN_LOOP_BLOCKS] = "loop_blocks",
+    [CONPROF_COLUMN_LOOP_BLOCKED_NS] = "loop_blocked_ns",
+    [CONPROF_COLUMN_GC_PAUSES] = "gc_pauses",
+    [CONPROF_COLUMN_GC_PAUSE_NS] = "gc_pause_ns",
     [CONPROF_COLUMN_ALLOC_OBJECTS] = "alloc_objects",
     [CONPROF_COLUMN_ALLOC_BYTES] = "alloc_bytes",
     [CONPROF_COLUMN_INUSE_OBJECTS] = "inuse_objects",
@@ -187,6 +192,10 @@ synthetic_code(uint64_t uid, uint32_t low)
         low = conprof_thread_name(low)[0] == '\0' ? 0 : low; /* equal texts, one code */
         place = &native_codes[low];
         snprintf(text, sizeof text, "[native thread %s]", conprof_thread_name(low));
+    }
+    else if (uid == CONPROF_UID_GC && low < CONPROF_GC_GENERATIONS) {
+        place = &gc_codes[low];
+        snprintf(text, sizeof text, "[gc generation %u]", (unsigned int)low);
     }
     else {
         const char *fixed = uid < CONPROF_UID_FIRST ? texts[uid] : NULL;
@@ -470,12 +479,12 @@ conprof_row_is_empty(const struct conprof_row *row)
     return true;
 }
 
-void
+struct conprof_row *
 conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n,
                    const struct conprof_trace *trace)
 {
     if (n <= CONPROF_SAMPLE_FRAMES) {
-        return;
+        return NULL;
     }
     struct conprof_marks marks = {
         .record = (struct conprof_label_record *)(uintptr_t)words[CONPROF_SAMPLE_RECORD],
@@ -489,7 +498,7 @@ conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_
         row->residue_ns += residue_ns;
         window->totals[CONPROF_COLUMN_CPU_NS] += residue_ns;
         window->totals[CONPROF_COLUMN_WALL_NS] += window->has_wall ? residue_ns : 0;
-        return;
+        return NULL;
     }
     conprof_window_charge(window, row, CONPROF_COLUMN_SAMPLES,
                           (uint32_t)words[CONPROF_SAMPLE_NAME]);
@@ -501,6 +510,7 @@ conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_
                               (uint32_t)words[CONPROF_SAMPLE_NAME]);
         conprof_window_charge(window, row, CONPROF_COLUMN_WALL_NS, words[CONPROF_SAMPLE_CPU_NS]);
     }
+    return row;
 }
 
 void

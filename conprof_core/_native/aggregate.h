@@ -45,6 +45,10 @@ enum conprof_column {
     CONPROF_COLUMN_WALL_NS,
     CONPROF_COLUMN_GIL_WAIT_NS,
     CONPROF_COLUMN_LOCK_WAIT_NS,
+    CONPROF_COLUMN_LOOP_BLOCKS,
+    CONPROF_COLUMN_LOOP_BLOCKED_NS,
+    CONPROF_COLUMN_GC_PAUSES,
+    CONPROF_COLUMN_GC_PAUSE_NS,
     CONPROF_COLUMN_ALLOC_OBJECTS,
     CONPROF_COLUMN_ALLOC_BYTES,
     CONPROF_COLUMN_INUSE_OBJECTS,
@@ -138,9 +142,10 @@ conprof_window_charge(struct conprof_window *window, struct conprof_row *row,
 /* Any thread, on a detached window: has the row a value in any column? */
 bool conprof_row_is_empty(const struct conprof_row *row);
 
-/* Session lock held: adds a sample record (`words` behind the header, without its trace). */
-void conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_t n,
-                        const struct conprof_trace *trace);
+/* Session lock held: adds a sample record (`words` behind the header, without its trace); its
+ * row, or NULL. */
+struct conprof_row *conprof_window_add(struct conprof_window *window, const uint64_t *words,
+                                       uint32_t n, const struct conprof_trace *trace);
 
 /* Session lock held: gives rows of provisional cells the labels and the trace bound since. */
 void conprof_window_resolve(struct conprof_window *window);

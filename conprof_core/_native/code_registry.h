@@ -39,8 +39,12 @@ enum {
     CONPROF_UID_OVERFLOW = 9,
     CONPROF_UID_OFF_CPU = 10,
     CONPROF_UID_SUSPENDED = 11,
+    CONPROF_UID_GC = 15, /* offset is the generation */
     CONPROF_UID_FIRST = 16,
 };
+
+/* Generations of the garbage collector that are told apart. */
+#define CONPROF_GC_GENERATIONS 3u
 
 /* Longest strings and line table that are copied, in bytes. A longer line table
  * is cut: instructions behind the cut get the line of the last one before it. */

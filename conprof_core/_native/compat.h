@@ -19,6 +19,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+#include <sys/types.h>
 
 #if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x03100000
 #error "conprof's native engine knows CPython 3.11 to 3.15"
@@ -35,6 +37,8 @@
 #include <internal/pycore_runtime.h>
 #if PY_VERSION_HEX >= 0x030E0000
 #include <internal/pycore_interpframe_structs.h>
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
 #include <internal/pycore_tstate.h>
 #endif
 #include <internal/pycore_frame.h>
@@ -119,16 +123,27 @@ conprof_gil_holder(uintptr_t gil)
     return locked == 1 ? holder : 0;
 }
 
-/* GIL held. The asyncio loop that runs in a thread, borrowed, or NULL; 3.14+, where tasks
- * are listed by loop. */
+/* GIL held. The asyncio loop that runs in a thread, borrowed; NULL or None where none does.
+ * Runs no Python code and makes no object that the collector knows. */
 static inline PyObject *
 conprof_running_loop(PyThreadState *ts)
 {
-#if PY_VERSION_HEX >= 0x030E0000
+#if PY_VERSION_HEX >= 0x030D0000
     return ((_PyThreadStateImpl *)ts)->asyncio_running_loop;
 #else
-    (void)ts;
-    return NULL;
+    PyObject *found =
+        ts->dict == NULL ? NULL : PyDict_GetItemString(ts->dict, "__asyncio_running_event_loop__");
+#if PY_VERSION_HEX < 0x030C0000
+    /* Modules/_asynciomodule.c, PyRunningLoopHolder */
+    struct holder {
+        PyObject_HEAD PyObject *loop;
+        pid_t pid;
+    };
+    bool is_holder = found != NULL && Py_TYPE(found)->tp_basicsize == sizeof(struct holder) &&
+                     strcmp(Py_TYPE(found)->tp_name, "_RunningLoopHolder") == 0;
+    found = is_holder ? ((struct holder *)found)->loop : NULL;
+#endif
+    return found;
 #endif
 }
 

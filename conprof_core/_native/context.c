@@ -107,14 +107,28 @@ find_remote(uintptr_t node)
     return 0;
 }
 
+/* Any thread. Copies the current context. */
+static bool
+read_context(const PyThreadState *copy, PyContext *context)
+{
+    uintptr_t at = (uintptr_t)copy->context;
+    return at != 0 && conprof_safe_read(context, at, sizeof *context) &&
+           Py_TYPE((PyObject *)context) == &PyContext_Type;
+}
+
+bool
+conprof_context_remote_is_entered(const PyThreadState *copy)
+{
+    PyContext context;
+    return read_context(copy, &context) && context.ctx_entered != 0;
+}
+
 uintptr_t
 conprof_context_remote_cell(const PyThreadState *copy)
 {
     PyContext context;
     PyHamtObject tree;
-    uintptr_t at = (uintptr_t)copy->context;
-    if (at == 0 || !conprof_safe_read(&context, at, sizeof context) ||
-        Py_TYPE((PyObject *)&context) != &PyContext_Type || context.ctx_vars == NULL ||
+    if (!read_context(copy, &context) || context.ctx_vars == NULL ||
         !conprof_safe_read(&tree, (uintptr_t)context.ctx_vars, sizeof tree)) {
         return 0;
     }

@@ -23,4 +23,7 @@ conprof_label_cell *conprof_context_cell(const PyThreadState *ts);
  * run meanwhile, so the answer counts only if it has not. */
 uintptr_t conprof_context_remote_cell(const PyThreadState *copy);
 
+/* The same for whether the current context was entered, as by Context.run(). */
+bool conprof_context_remote_is_entered(const PyThreadState *copy);
+
 #endif

@@ -11,7 +11,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "blocked.h"
 #include "code_registry.h"
+#include "gc_pause.h"
 #include "heap.h"
 #include "lock.h"
 #include "offcpu.h"
@@ -226,13 +228,16 @@ conprof_drain_ring(struct conprof_window *window)
             memcpy(&trace, words + n, sizeof trace);
         }
         if (kind == CONPROF_RECORD_SAMPLE) {
-            conprof_window_add(window, words, n, &trace);
+            conprof_blocked_add_sample(window, words, conprof_window_add(window, words, n, &trace));
         }
         else if (kind == CONPROF_RECORD_CODE) {
             conprof_code_table_add(words, n);
         }
         else if (kind == CONPROF_RECORD_ALLOC) {
             conprof_heap_add(window, words, n, &trace);
+        }
+        else if (kind == CONPROF_RECORD_PAUSE) {
+            conprof_gc_pause_add(window, words, n);
         }
     }
     conprof_heap_settle();

@@ -51,6 +51,7 @@ conprof_sampler_call_drain(void)
 struct draft {
     uint64_t cpu_ns;
     struct conprof_marks marks;
+    uint64_t loop;
     uint32_t name_id;
     uint32_t events;
     uint32_t flags; /* CONPROF_IS_RESIDUE or 0 */
@@ -72,6 +73,7 @@ begin(const struct draft *draft, uint32_t frames, struct conprof_ring_slot *slot
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_RECORD, (uint64_t)(uintptr_t)draft->marks.record);
     conprof_ring_put(slot, 1 + CONPROF_SAMPLE_NAME,
                      (uint64_t)draft->name_id << 32 | draft->flags | draft->events);
+    conprof_ring_put(slot, 1 + CONPROF_SAMPLE_LOOP, draft->loop);
     return true;
 }
 
@@ -147,6 +149,8 @@ sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_
         return emit_one(&draft, conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0));
     }
     draft.marks = conprof_capture_marks(ts);
+    uint32_t loop = atomic_load_explicit(&thread->loop, memory_order_relaxed);
+    draft.loop = loop == 0 ? 0 : ts->context_ver << CONPROF_LOOP_BITS | loop;
     switch (conprof_unwind(ts, stack_low, thread->stack_high, &thread->stack)) {
     case CONPROF_WALK_EMPTY:
         return emit_one(&draft, idle_frame(thread));

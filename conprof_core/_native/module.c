@@ -2,14 +2,17 @@
 #include "compat.h"
 
 #include "code_registry.h"
+#include "blocked.h"
 #include "context.h"
 #include "drain.h"
 #include "fork.h"
+#include "gc_pause.h"
 #include "heap.h"
 #include "heap_table.h"
 #include "labels.h"
 #include "lock.h"
 #include "lock_search.h"
+#include "loops.h"
 #include "offcpu.h"
 #include "request.h"
 #include "sampler.h"
@@ -27,12 +30,13 @@ static PyObject *
 start(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"rate_hz",      "period_s",     "max_stacks", "tick",
-                            "on_terminate", "wall_rate_hz", NULL};
-    unsigned int rate_hz, max_stacks, wall_rate_hz = 0;
+                            "on_terminate", "wall_rate_hz", "blocked_ms", NULL};
+    unsigned int rate_hz, max_stacks, wall_rate_hz = 0, blocked_ms = 100;
     double period_s;
     PyObject *tick, *on_terminate;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IdIOOI:start", names, &rate_hz, &period_s,
-                                     &max_stacks, &tick, &on_terminate, &wall_rate_hz)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IdIOOII:start", names, &rate_hz, &period_s,
+                                     &max_stacks, &tick, &on_terminate, &wall_rate_hz,
+                                     &blocked_ms)) {
         return NULL;
     }
     if (rate_hz < 1 || rate_hz > 10000 || max_stacks < 1) {
@@ -44,7 +48,8 @@ start(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
         return NULL;
     }
     conprof_drain_set_callbacks(Py_NewRef(tick), Py_NewRef(on_terminate));
-    if (conprof_session_start(rate_hz, period_s, max_stacks, wall_rate_hz) < 0) {
+    if (conprof_session_start(rate_hz, period_s, max_stacks, wall_rate_hz,
+                              (uint64_t)blocked_ms * 1000000u) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -167,39 +172,42 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     conprof_lock();
     unsigned int threads = conprof_threads_count(), labels = conprof_labels_alive();
     struct conprof_offcpu_counters wall = conprof_offcpu_counters();
+    unsigned long long blocks = conprof_blocked_count();
+    unsigned int watched = conprof_blocked_watched();
     unsigned long long untracked = conprof_threads_refused(),
                        label_sets_refused = conprof_labels_refused();
     conprof_unlock();
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsIsKsKsKsKsKsKsisKsKsK}",    /**/
-                         "signals", (unsigned long long)c->signals,                       /**/
-                         "samples", (unsigned long long)c->samples,                       /**/
-                         "walks_carried", (unsigned long long)c->carried_stale,           /**/
-                         "ring_full_carried", (unsigned long long)c->carried_full,        /**/
-                         "unwalkable", (unsigned long long)c->unwalkable,                 /**/
-                         "truncated", (unsigned long long)c->truncated,                   /**/
-                         "timer_overruns", (unsigned long long)c->overruns,               /**/
-                         "foreign_signals", (unsigned long long)c->foreign,               /**/
-                         "subinterpreter_samples", (unsigned long long)c->subinterpreter, /**/
-                         "native_samples", (unsigned long long)c->native,                 /**/
-                         "handler_ns", (unsigned long long)c->handler_ns,                 /**/
-                         "accounted_ns", (unsigned long long)c->accounted_ns,             /**/
-                         "drain_cpu_ns", (unsigned long long)conprof_drain_cpu_ns(),      /**/
-                         "threads", threads,                                              /**/
-                         "label_sets", labels,                                            /**/
-                         "threads_untracked", untracked,                                  /**/
-                         "label_sets_refused", label_sets_refused,                        /**/
-                         "heap_blocks", (unsigned int)conprof_heap_table_used(),          /**/
-                         "heap_mean_bytes", (unsigned long long)conprof_heap.mean,        /**/
-                         "heap_samples", (unsigned long long)conprof_heap.samples,        /**/
-                         "heap_blocks_refused", (unsigned long long)conprof_heap.refused, /**/
-                         "heap_samples_lost", (unsigned long long)conprof_heap.lost,      /**/
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsIsKsKsKsKsKsKsisKsKsKsKsI}", /**/
+                         "signals", (unsigned long long)c->signals,                        /**/
+                         "samples", (unsigned long long)c->samples,                        /**/
+                         "walks_carried", (unsigned long long)c->carried_stale,            /**/
+                         "ring_full_carried", (unsigned long long)c->carried_full,         /**/
+                         "unwalkable", (unsigned long long)c->unwalkable,                  /**/
+                         "truncated", (unsigned long long)c->truncated,                    /**/
+                         "timer_overruns", (unsigned long long)c->overruns,                /**/
+                         "foreign_signals", (unsigned long long)c->foreign,                /**/
+                         "subinterpreter_samples", (unsigned long long)c->subinterpreter,  /**/
+                         "native_samples", (unsigned long long)c->native,                  /**/
+                         "handler_ns", (unsigned long long)c->handler_ns,                  /**/
+                         "accounted_ns", (unsigned long long)c->accounted_ns,              /**/
+                         "drain_cpu_ns", (unsigned long long)conprof_drain_cpu_ns(),       /**/
+                         "threads", threads,                                               /**/
+                         "label_sets", labels,                                             /**/
+                         "threads_untracked", untracked,                                   /**/
+                         "label_sets_refused", label_sets_refused,                         /**/
+                         "heap_blocks", (unsigned int)conprof_heap_table_used(),           /**/
+                         "heap_mean_bytes", (unsigned long long)conprof_heap.mean,         /**/
+                         "heap_samples", (unsigned long long)conprof_heap.samples,         /**/
+                         "heap_blocks_refused", (unsigned long long)conprof_heap.refused,  /**/
+                         "heap_samples_lost", (unsigned long long)conprof_heap.lost,       /**/
                          "heap_stacks_refused",
                          (unsigned long long)conprof_heap.stacks_refused,                  /**/
                          "heap_hooks_detached", (unsigned long long)conprof_heap.detached, /**/
                          "signal_number", conprof_sampler.signal_number,                   /**/
                          "wall_looks", (unsigned long long)wall.looks,                     /**/
                          "wall_captures", (unsigned long long)wall.captures,               /**/
-                         "wall_torn", (unsigned long long)wall.torn);
+                         "wall_torn", (unsigned long long)wall.torn, "loop_blocks", blocks,
+                         "loops_watched", watched);
 }
 
 static PyObject *
@@ -214,7 +222,8 @@ self_test(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef functions[] = {
     {"start", (PyCFunction)(void (*)(void))start, METH_VARARGS | METH_KEYWORDS,
-     "start(*, rate_hz, period_s, max_stacks, tick, on_terminate)"},
+     "start(*, rate_hz, period_s, max_stacks, tick, on_terminate, wall_rate_hz=0, "
+     "blocked_ms=100)"},
     {"stop", stop, METH_NOARGS, "Take no more samples; the last window stays to be taken."},
     {"take_window", take_window, METH_VARARGS,
      "take_window(ends_period=True, alive=True)\n\nThe window since the last call. One that ends "
@@ -235,6 +244,11 @@ static PyMethodDef functions[] = {
     {"running_loops", conprof_suspended_loops, METH_NOARGS,
      "running_loops()\n\nThe asyncio loops that run now, as far as thread states know them "
      "(3.14)."},
+    {"loop_threads", conprof_loops_running, METH_NOARGS,
+     "loop_threads()\n\n(native id of the thread, asyncio loop that runs in it) for each."},
+    {"watch_loops", conprof_loops_watch, METH_O,
+     "watch_loops(pairs)\n\nThe loops that run now: (native id of the thread, epoll descriptor). "
+     "Callbacks that block them are charged."},
     {"thread_facts", conprof_thread_facts, METH_O,
      "thread_facts(idents)\n\nFor each ident of a thread that has a Python state: (id of the "
      "operating system, enum conprof_wait, address of the futex it sleeps on or 0, label cell or "
@@ -279,7 +293,7 @@ module_exec(PyObject *module)
     }
     if (conprof_labels_init(module) < 0 || conprof_context_init() < 0 ||
         conprof_window_object_init(module) < 0 || conprof_request_init(module) < 0 ||
-        conprof_thread_hook_init(module) < 0) {
+        conprof_thread_hook_init(module) < 0 || conprof_gc_pause_init(module) < 0) {
         return -1;
     }
     return 0;

@@ -3,6 +3,7 @@
 
 #include <time.h>
 
+#include "blocked.h"
 #include "capture.h"
 #include "code_registry.h"
 #include "drain.h"
@@ -21,7 +22,7 @@
 static uint64_t period_ns; /* 0: off */
 static PyInterpreterState *interpreter;
 static uintptr_t gil;
-static uint64_t next_look_ns;
+static uint64_t next_look_ns, next_peek_ns = UINT64_MAX;
 static uint64_t random_state = 0x9E3779B97F4A7C15;
 static uint32_t cursor, captures_left;
 static uint64_t window_serial = 1; /* rows are remembered by number, valid in one window */
@@ -44,6 +45,7 @@ conprof_offcpu_configure(uint32_t rate_hz, PyInterpreterState *of)
     interpreter = of;
     gil = rate_hz == 0 ? 0 : conprof_gil_address(of);
     next_look_ns = monotonic_ns() + period_ns;
+    next_peek_ns = UINT64_MAX;
     cursor = 0;
     captures_left = CONPROF_LOOK_CAPTURES;
     counters = (struct conprof_offcpu_counters){0};
@@ -62,7 +64,8 @@ conprof_offcpu_wait_ns(uint64_t now_ns)
     if (period_ns == 0) {
         return UINT64_MAX;
     }
-    return next_look_ns > now_ns ? next_look_ns - now_ns : 0;
+    uint64_t next = next_peek_ns < next_look_ns ? next_peek_ns : next_look_ns;
+    return next > now_ns ? next - now_ns : 0;
 }
 
 struct conprof_offcpu_counters
@@ -103,6 +106,10 @@ settle(struct conprof_window *window, struct conprof_thread *thread)
     }
     conprof_window_charge(window, row, CONPROF_COLUMN_WALL_NS, waited);
     conprof_window_charge(window, row, CONPROF_COLUMN_WALL_SAMPLES, wait->looks);
+    if (row != NULL) {
+        conprof_blocked_add(atomic_load(&thread->loop), wait->version,
+                            (uint32_t)(row - window->rows), waited);
+    }
     if (reason < CONPROF_COLUMN_COUNT) {
         conprof_window_charge(window, row, (enum conprof_column)reason, waited);
     }
@@ -176,7 +183,8 @@ capture(struct conprof_window *window, struct conprof_thread *thread)
     struct conprof_wait_account *wait = &thread->wait;
     uint64_t first_new = conprof_registry_copied() + CONPROF_UID_FIRST;
     uintptr_t futex;
-    enum conprof_wait state = conprof_wait_of(thread->tid, gil, CONPROF_GIL_BYTES, &futex);
+    int epoll;
+    enum conprof_wait state = conprof_wait_of(thread->tid, gil, CONPROF_GIL_BYTES, &futex, &epoll);
     if (has_moved(thread)) {
         return false;
     }
@@ -216,6 +224,7 @@ capture(struct conprof_window *window, struct conprof_thread *thread)
     wait->row = (uint32_t)(row - window->rows);
     wait->window_serial = window_serial;
     wait->reason = walk == CONPROF_WALK_EMPTY ? CONPROF_COLUMN_COUNT : reason_of(state, count);
+    wait->version = conprof_blocked_is_idle(thread, epoll) ? 0 : remote.version;
     return true;
 }
 
@@ -251,6 +260,26 @@ advance(struct conprof_window *window, struct conprof_thread *thread)
     return true;
 }
 
+/* Tells of a thread that runs an event loop which callback it is in. */
+static void
+look_at_loop(struct conprof_window *window, struct conprof_thread *thread)
+{
+    struct conprof_wait_account *wait = &thread->wait;
+    uint64_t version = wait->version;
+    struct conprof_row *row = NULL;
+    if (atomic_load(&conprof_sampler.is_paused)) {
+        version = 0;
+    }
+    else if (wait->is_captured && !has_moved(thread)) {
+        bool has_row = wait->window_serial == window_serial && wait->row < window->row_count;
+        row = has_row ? &window->rows[wait->row] : NULL;
+    }
+    else if (!conprof_remote_version(interpreter, thread->tid, &wait->state_hint, &version)) {
+        return;
+    }
+    conprof_blocked_look(window, thread, version, monotonic_ns(), row);
+}
+
 static void
 look_at(struct conprof_window *window, struct conprof_thread *thread)
 {
@@ -261,6 +290,7 @@ look_at(struct conprof_window *window, struct conprof_thread *thread)
         return;
     }
     captures_left--;
+    wait->version = 0;
     wait->is_captured = capture(window, thread);
     wait->looks = wait->is_captured;
     counters.captures += wait->is_captured;
@@ -278,14 +308,34 @@ next_pause(void)
     return period_ns / 2 + random_state * UINT64_C(0x2545F4914F6CDD1D) % period_ns;
 }
 
+/* Between two looks: only at threads whose loop may be blocked. */
+static void
+peek(struct conprof_window *window)
+{
+    for (uint32_t i = 0; i < conprof_threads_slots(); i++) {
+        struct conprof_thread *thread = conprof_threads_at(i);
+        if (thread != NULL && atomic_load(&thread->loop) != 0) {
+            look_at_loop(window, thread);
+        }
+    }
+    next_peek_ns = conprof_blocked_peek_ns();
+}
+
 bool
 conprof_offcpu_look(struct conprof_window *window)
 {
+    if (cursor == 0 && monotonic_ns() < next_look_ns) {
+        peek(window);
+        return false;
+    }
     uint32_t slots = conprof_threads_slots();
     for (uint32_t i = 0; i < CONPROF_LOOK_BATCH && cursor < slots; i++, cursor++) {
         struct conprof_thread *thread = conprof_threads_at(cursor);
         if (thread != NULL) {
             look_at(window, thread);
+            if (atomic_load(&thread->loop) != 0) {
+                look_at_loop(window, thread);
+            }
         }
     }
     if (cursor < slots) {
@@ -295,6 +345,7 @@ conprof_offcpu_look(struct conprof_window *window)
     captures_left = CONPROF_LOOK_CAPTURES;
     conprof_remote_renew();
     next_look_ns = monotonic_ns() + next_pause();
+    next_peek_ns = conprof_blocked_peek_ns();
     return false;
 }
 
@@ -312,11 +363,15 @@ conprof_offcpu_close(struct conprof_window *window, bool is_last)
             continue;
         }
         look_at(window, thread);
+        if (atomic_load(&thread->loop) != 0) {
+            look_at_loop(window, thread);
+        }
         if (thread->wait.is_captured || is_last || thread->wait.pending_ns > MAX_CARRY_NS) {
             settle(window, thread);
         }
         thread->wait.is_captured = false;
     }
+    conprof_blocked_close(window);
     captures_left = CONPROF_LOOK_CAPTURES;
     window_serial++;
 }
@@ -335,5 +390,6 @@ conprof_offcpu_end(struct conprof_window *window, struct conprof_thread *thread)
         advance(window, thread);
         settle(window, thread);
     }
+    conprof_blocked_release(window, thread);
     thread->wait = (struct conprof_wait_account){0};
 }

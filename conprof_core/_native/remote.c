@@ -255,11 +255,31 @@ read_labels(struct conprof_remote *out)
     }
 }
 
+/* CPython raises `context_ver` whenever a context is entered or left. The context that a
+ * thread has by itself was never entered. */
+static uint64_t
+read_version(void)
+{
+    return conprof_context_remote_is_entered(&state) ? state.context_ver : 0;
+}
+
+bool
+conprof_remote_version(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint,
+                       uint64_t *version)
+{
+    if (find_state(interpreter, tid, hint) != CONPROF_WALK_OK) {
+        return false;
+    }
+    *version = read_version();
+    return true;
+}
+
 enum conprof_walk
 conprof_remote_walk(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint,
                     struct conprof_remote *out)
 {
     out->marks = conprof_marks_none();
+    out->version = 0;
     enum conprof_walk result = find_state(interpreter, tid, hint);
     if (result != CONPROF_WALK_OK) {
         return result;
@@ -267,6 +287,7 @@ conprof_remote_walk(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint,
     result = walk(*hint, &out->stack);
     if (result != CONPROF_WALK_STALE) {
         read_labels(out);
+        out->version = read_version();
     }
     return result;
 }

@@ -24,6 +24,7 @@
 struct conprof_remote {
     struct conprof_stack stack;
     struct conprof_marks marks; /* the record is not to be touched before the clock is compared */
+    uint64_t version;           /* of the context it is in, if that was entered; else 0 */
 };
 
 /* Session lock held; no GIL. Reads what thread `tid` stands at. `hint` remembers where its
@@ -31,6 +32,11 @@ struct conprof_remote {
  * those of no cell. */
 enum conprof_walk conprof_remote_walk(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint,
                                       struct conprof_remote *out);
+
+/* Session lock held; no GIL. Only the version, also of a thread that runs: of some moment
+ * during the call. False when it cannot be read. */
+bool conprof_remote_version(PyInterpreterState *interpreter, pid_t tid, uintptr_t *hint,
+                            uint64_t *version);
 
 /* Session lock held. A new look: thread states that were not found may be there now. */
 void conprof_remote_renew(void);

@@ -42,6 +42,7 @@ enum conprof_record_kind {
     CONPROF_RECORD_SAMPLE = 2, /* sample.h */
     CONPROF_RECORD_CODE = 3,   /* code_registry.h */
     CONPROF_RECORD_ALLOC = 4,  /* heap.h */
+    CONPROF_RECORD_PAUSE = 5,  /* gc_pause.h */
     CONPROF_RECORD_TRACED = 8, /* with a sample or an allocation: a trace ends the record */
 };
 

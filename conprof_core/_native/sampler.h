@@ -20,11 +20,16 @@ enum conprof_sample_word {
     CONPROF_SAMPLE_RECORD, /* struct conprof_label_record * */
     CONPROF_SAMPLE_NAME,   /* thread-name id << 32 | CONPROF_IS_RESIDUE | events this record
                               stands for (1 or 0) */
+    CONPROF_SAMPLE_LOOP,   /* context version << CONPROF_LOOP_BITS | conprof_thread.loop, or 0 */
     CONPROF_SAMPLE_FRAMES,
 };
 
 /* Of a sample record: its labels are known, its stack is a stand-in (residue.h). */
 #define CONPROF_IS_RESIDUE (UINT32_C(1) << 31)
+
+/* See CONPROF_SAMPLE_LOOP. */
+#define CONPROF_LOOP_BITS 8
+#define CONPROF_LOOP_MASK ((UINT64_C(1) << CONPROF_LOOP_BITS) - 1)
 
 /* A frame word: uid << 24 | instruction index + 1 (0: before the first). */
 #define CONPROF_FRAME_INSTRUCTION_BITS 24

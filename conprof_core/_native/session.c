@@ -12,9 +12,11 @@
 #include <unistd.h>
 
 #include "code_registry.h"
+#include "blocked.h"
 #include "context.h"
 #include "drain.h"
 #include "fork.h"
+#include "gc_pause.h"
 #include "heap.h"
 #include "lock.h"
 #include "offcpu.h"
@@ -134,7 +136,8 @@ observe_thread(struct conprof_thread *thread, bool is_new)
 }
 
 int
-conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32_t wall_rate_hz)
+conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32_t wall_rate_hz,
+                      uint64_t blocked_ns)
 {
     if (conprof_session_is_running()) {
         return fail("the native session runs already");
@@ -159,6 +162,7 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32
     conprof_window_forget_cache();
     conprof_window_free_locked(window);
     conprof_offcpu_configure(wall_rate_hz, conprof_sampler.interpreter);
+    conprof_blocked_configure(blocked_ns);
     conprof_threads_observe(wall_rate_hz == 0 ? NULL : observe_thread);
     max_stacks = stacks;
     window = new_window();
@@ -426,6 +430,16 @@ conprof_session_charge_wall(const uint64_t *frames, uint32_t count,
 }
 
 void
+conprof_session_watch_loops(const struct conprof_loop *loops, uint32_t count)
+{
+    conprof_lock();
+    if (window != NULL && window->has_wall && conprof_session_is_running()) {
+        conprof_blocked_watch(window, loops, count);
+    }
+    conprof_unlock();
+}
+
+void
 conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes)
 {
     conprof_lock();
@@ -446,6 +460,8 @@ conprof_session_forget(void)
     conprof_safemem_init();
     conprof_drain_forget();
     conprof_offcpu_configure(0, conprof_sampler.interpreter);
+    conprof_blocked_configure(0);
+    conprof_gc_pause_forget();
     conprof_terminate_uninstall();
     conprof_ring_reset(&conprof_sampler.ring);
     conprof_registry_uninstall();

@@ -6,13 +6,15 @@
 #include <stdint.h>
 
 #include "aggregate.h"
+#include "blocked.h"
 #include "compat.h"
 
 /* GIL held. Arms every thread of the process and starts the drain. 0, or -1 with a
  * Python exception; then nothing is left running. `wall_rate_hz`: looks at what does not
- * run, a second; 0: none, and no wall time. */
+ * run, a second; 0: none, and no wall time. `blocked_ns`: what a callback of an event loop may
+ * take before it counts as blocking. */
 int conprof_session_start(uint32_t rate_hz, double period_s, uint32_t max_stacks,
-                          uint32_t wall_rate_hz);
+                          uint32_t wall_rate_hz, uint64_t blocked_ns);
 
 /* GIL held, released while waiting. Takes no more samples; harmless when stopped. */
 void conprof_session_stop(void);
@@ -43,6 +45,9 @@ void conprof_session_charge_request(void);
  * lock, too. */
 void conprof_session_charge_wall(const uint64_t *frames, uint32_t count,
                                  const struct conprof_marks *marks, uint64_t ns, bool is_lock);
+
+/* GIL held. The event loops that run now; harmless while nothing runs. */
+void conprof_session_watch_loops(const struct conprof_loop *loops, uint32_t count);
 
 /* GIL held. Gives a thread that runs already its Python name. */
 void conprof_session_name_thread(pid_t tid, const char *name, size_t name_bytes);

@@ -61,7 +61,7 @@ find_all(struct facts *wanted, Py_ssize_t count)
         wanted[i].native_id = ts->native_thread_id;
         wanted[i].wait = ts == own ? CONPROF_WAIT_CPU
                                    : conprof_wait_of((pid_t)ts->native_thread_id, gil,
-                                                     CONPROF_GIL_BYTES, &wanted[i].futex);
+                                                     CONPROF_GIL_BYTES, &wanted[i].futex, NULL);
         wanted[i].cell = conprof_context_cell(ts);
         Py_XINCREF(wanted[i].cell);
         wanted[i].frames = frames_of(ts);

@@ -260,6 +260,7 @@ conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
     thread->target_uid = 0;
     thread->stack_high = 0;
     thread->failures = 0;
+    atomic_store(&thread->loop, 0);
     thread->random_state = next_random(&random_state) | 1;
     atomic_store_explicit(&thread->last_cpu_ns, since_ns, memory_order_relaxed);
     if (!start_timer(thread, tid)) {

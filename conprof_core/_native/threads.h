@@ -39,6 +39,7 @@ struct conprof_wait_account {
     uint64_t window_serial; /* of the window that `row` is in */
     uint32_t row;           /* where it was seen to wait last */
     uint32_t looks;         /* that pending_ns stands for */
+    uint64_t version;       /* where it stands now: the callback of its loop, or 0 (blocked.h) */
     bool is_captured;       /* `row` is where it stands now, unless its clock moves */
     uint8_t reason;         /* enum conprof_column: the time there is charged to it, too;
                              * CONPROF_COLUMN_COUNT: to none */
@@ -55,6 +56,8 @@ struct conprof_thread {
     uint64_t random_state;        /* of the timer's jitter */
     uint64_t due_ns;              /* CPU time at which the next signal is due */
     bool was_seen;                /* by the scan under way */
+    _Atomic uint32_t loop; /* number of its asyncio loop, or 0 (blocked.h); written by: holder
+                            * of the session lock; read by: handler */
     struct conprof_wait_account wait;
     struct conprof_stack stack; /* scratch of the handler: its stack may be small */
 };

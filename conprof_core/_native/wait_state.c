@@ -4,6 +4,7 @@
 #include "wait_state.h"
 
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,10 +41,29 @@ classify(long number, uintptr_t first, uintptr_t gil, size_t gil_bytes)
     }
 }
 
+static bool
+is_epoll(long number)
+{
+#ifdef SYS_epoll_wait
+    if (number == SYS_epoll_wait) {
+        return true;
+    }
+#endif
+#ifdef SYS_epoll_pwait2
+    if (number == SYS_epoll_pwait2) {
+        return true;
+    }
+#endif
+    return number == SYS_epoll_pwait;
+}
+
 enum conprof_wait
-conprof_wait_of(pid_t tid, uintptr_t gil, size_t gil_bytes, uintptr_t *futex)
+conprof_wait_of(pid_t tid, uintptr_t gil, size_t gil_bytes, uintptr_t *futex, int *epoll)
 {
     *futex = 0;
+    if (epoll != NULL) {
+        *epoll = -1;
+    }
     char path[48], text[256], *end;
     snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)tid);
     int file = open(path, O_RDONLY | O_CLOEXEC);
@@ -64,6 +84,9 @@ conprof_wait_of(pid_t tid, uintptr_t gil, size_t gil_bytes, uintptr_t *futex)
         return CONPROF_WAIT_UNKNOWN;
     }
     uintptr_t first = (uintptr_t)strtoull(end, NULL, 16);
+    if (epoll != NULL && is_epoll(number)) {
+        *epoll = (int)first;
+    }
     *futex = number == SYS_futex ? first : 0;
     return classify(number, first, gil, gil_bytes);
 }

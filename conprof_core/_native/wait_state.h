@@ -16,7 +16,9 @@ enum conprof_wait {
 };
 
 /* Any thread, no GIL. Reads /proc/self/task/<tid>/syscall (proc(5)): 5 to 10 µs. `gil` and
- * `gil_bytes` say where the GIL lies. `futex`: the address that it sleeps on, else 0. */
-enum conprof_wait conprof_wait_of(pid_t tid, uintptr_t gil, size_t gil_bytes, uintptr_t *futex);
+ * `gil_bytes` say where the GIL lies. `futex`: the address that it sleeps on, else 0. `epoll`,
+ * unless NULL, gets the descriptor that it waits on in epoll_wait, or -1. */
+enum conprof_wait conprof_wait_of(pid_t tid, uintptr_t gil, size_t gil_bytes, uintptr_t *futex,
+                                  int *epoll);
 
 #endif

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from conprof_core._version import __version__
 from conprof_core.agent import limits, pprof
@@ -108,17 +108,18 @@ class Loaded:
             tree.add_stack(frames, value, column)
 
 
-def load(source: str) -> Loaded:
+def load(source: str, wanted: str | None = None) -> Loaded:
     """Return the profiles at a file, in a directory, or at an http(s) address.
 
-    The address of an agent, without a path, means the last hour of everything it has.
+    The address of an agent, without a path, means the last hour of everything it has, of the type
+    that is wanted.
 
     Raises:
         AgentError: it cannot be read, or is not a profile.
     """
     loaded = Loaded(source)
     if source.startswith(("http://", "https://")):
-        loaded.add(_fetch(source))
+        loaded.add(_fetch(source, wanted))
         return loaded
     path = Path(source)
     if path.is_dir():
@@ -139,9 +140,9 @@ def load(source: str) -> Loaded:
     return loaded
 
 
-def _fetch(url: str) -> bytes:
+def _fetch(url: str, wanted: str | None) -> bytes:
     if urlsplit(url).path in ("", "/"):
-        url = f"{url.rstrip('/')}/api/v1/profile"
+        url = f"{url.rstrip('/')}/api/v1/profile" + (f"?type={quote(wanted)}" if wanted else "")
     request = urllib.request.Request(url, headers={"User-Agent": f"conprof/{__version__}"})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:

@@ -13,6 +13,7 @@ from conprof_core.agent.errors import AgentError
 from conprof_core.agent.sources import Loaded, load
 from conprof_core.agent.standalone import page
 from conprof_core.agent.tree import FlameTree
+from conprof_core.cli._places import COUNTED, by_places
 from conprof_core.cli._tables import amount, percent, render
 
 __all__ = ["add_parser", "by_rows", "run", "write_page"]
@@ -47,7 +48,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report; 2 when the source cannot be read."""
     try:
-        loaded = load(args.source)
+        loaded = load(args.source, args.type)
         kind = loaded.choose(args.type)
     except AgentError as error:
         print(f"conprof report: {error}", file=sys.stderr)
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     tree = FlameTree()
     loaded.add_to(tree, kind.name)
     groups = by_rows(loaded, kind.name, args.by)
+    places = by_places(loaded, kind.name, args.by) if kind.name in COUNTED else []
     top = tree.top()
     total = tree.totals[0][0]
     head = {"source": args.source, "files": loaded.files, "seconds": loaded.seconds}
@@ -68,9 +70,12 @@ def run(args: argparse.Namespace) -> int:
             {key: value for key, value in row.items() if not key.startswith("base_")}
             for row in top[: args.limit]
         ]
-        print(json.dumps(head | {"rows": groups, "functions": functions}, indent=2))
+        answer = head | {"rows": groups, "functions": functions}
+        if kind.name in COUNTED:
+            answer |= {"places": places[: args.limit]}
+        print(json.dumps(answer, indent=2))
     elif not args.html:
-        _print(args, loaded, kind.name, kind.unit, groups, top, total)
+        _print(args, loaded, kind.name, kind.unit, groups, places, top, total)
     return 0
 
 
@@ -99,12 +104,15 @@ def _print(
     type_name: str,
     unit: str,
     groups: list[dict[str, Any]],
+    places: list[dict[str, Any]],
     top: list[dict[str, Any]],
     total: float,
 ) -> None:
     covered = f" in {loaded.seconds:.0f} s" if loaded.seconds else ""
     files = f", {loaded.files} files" if loaded.files > 1 else ""
     print(f"{type_name}: {amount(total, unit)}{covered}{files}\n")
+    if places:
+        _print_places(args, type_name, unit, places)
     rows = [
         [row["value"] or "(none)", percent(row["share"]), amount(row["total"], unit)]
         for row in groups[: args.limit]
@@ -123,6 +131,29 @@ def _print(
         for row in top[: args.limit]
     ]
     print(render("", ["function", "self", "", "total", ""], rows))
+
+
+def _print_places(
+    args: argparse.Namespace, type_name: str, unit: str, places: list[dict[str, Any]]
+) -> None:
+    title, count_title, _ = COUNTED[type_name]
+    headers = [title, args.by, "total", "", count_title, "mean"]
+    rows = [
+        [
+            f"{row['function']}  {' '.join(filter(None, (_place(row), row['leaf'])))}".rstrip(),
+            row["value"] or "(none)",
+            amount(row["total"], unit),
+            percent(row["share"]),
+            str(row["count"]),
+            amount(row["total"] / row["count"], unit) if row["count"] else "-",
+        ]
+        for row in places[: args.limit]
+    ]
+    if not any(row["count"] for row in places):  # a single type, as an agent gives it out
+        headers = headers[:-2]
+        rows = [row[:-2] for row in rows]
+    print(render("", headers, rows))
+    print()
 
 
 def _place(row: dict[str, Any]) -> str:

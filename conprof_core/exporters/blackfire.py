@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["INTAKE_PATH", "OLD_AGENT", "BlackfireExporter", "encode_event", "encode_multipart"]
 
 INTAKE_PATH: Final = "/profiling/v1/input"
+LOCAL_AGENT: Final = b'"conprof_agent"'
+"""In the answer of ``conprof agent``, see docs/agent-api.md."""
+
 OLD_AGENT: Final = "the continuous profiling feature requires Blackfire Agent >= 2.13.0"
 
 
@@ -41,6 +44,7 @@ class BlackfireExporter:
         if destination.server_id and destination.server_token:
             self._auth = (destination.server_id, destination.server_token)
         self.name = f"Blackfire Agent at {_without_credentials(destination.agent_socket)}"
+        self._measured = destination.measured
         self.naming = naming.blackfire(destination.measured)
 
     def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
@@ -70,6 +74,10 @@ class BlackfireExporter:
             if "malformed" in str(error).lower() or "BadStatusLine" in str(error):
                 return Outcome(Verdict.REFUSED, OLD_AGENT)
             return Outcome(Verdict.RETRY, cause(error))
+        if answer.status == 200:
+            # It may change with the next upload: whoever listens there now is what counts.
+            is_local = LOCAL_AGENT in answer.data
+            self.naming = naming.blackfire(self._measured, is_local=is_local)
         return self._judge(answer)
 
     def _judge(self, answer: Answer) -> Outcome:

@@ -25,7 +25,16 @@ __all__ = [
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "cpu": ("samples", "cpu_ns"),
-    "wall": ("wall_samples", "wall_ns", "gil_wait_ns", "lock_wait_ns"),
+    "wall": (
+        "wall_samples",
+        "wall_ns",
+        "gil_wait_ns",
+        "lock_wait_ns",
+        "loop_blocks",
+        "loop_blocked_ns",
+        "gc_pauses",
+        "gc_pause_ns",
+    ),
     "heap": ("alloc_objects", "alloc_bytes", "inuse_objects", "inuse_bytes"),
     "tasks": ("tasks",),
 }
@@ -129,14 +138,30 @@ _BLACKFIRE_TYPES: Final = (
 )
 
 
-def blackfire(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
+# What ddtrace does not measure: for an agent that has said that it takes other types, too.
+_LOCAL_TYPES: Final = (
+    ("gil_wait", "nanoseconds", "gil_wait_ns"),
+    ("loop_blocked", "nanoseconds", "loop_blocked_ns"),
+    ("loop_blocks", "count", "loop_blocks"),
+    ("gc_pause", "nanoseconds", "gc_pause_ns"),
+    ("gc_pauses", "count", "gc_pauses"),
+)
+
+
+def blackfire(
+    measured: Measured = Measured(),  # noqa: B008 - immutable
+    *,
+    is_local: bool = False,
+) -> Naming:
     """Return what the Blackfire back end gets from Python today: the names of ddtrace's profiler.
 
     One profile with everything, and a period of 1 whatever the rate is (DataDog/dd-trace-py,
-    ``profile.cpp``). Tasks, which ddtrace does not have, come as the goroutines of the Go probe.
+    ``profile.cpp``). Tasks, which ddtrace does not have, come as the goroutines of the Go probe;
+    what else it does not have is for ``conprof agent`` only, which keeps any type.
     """
     wanted = {column for kind in measured.types for column in COLUMNS[kind]}
-    types = tuple(entry for entry in _BLACKFIRE_TYPES if entry[2] in wanted)
+    known = _BLACKFIRE_TYPES + _LOCAL_TYPES if is_local else _BLACKFIRE_TYPES
+    types = tuple(entry for entry in known if entry[2] in wanted)
     shapes: tuple[Shape, ...] = (
         (Shape("profile", types, types[0][:2], 1, types[0][0]),) if types else ()
     )
@@ -184,6 +209,10 @@ def go(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
                 ("wall", "nanoseconds", "wall_ns"),
                 ("gil_wait", "nanoseconds", "gil_wait_ns"),
                 ("lock_wait", "nanoseconds", "lock_wait_ns"),
+                ("loop_blocks", "count", "loop_blocks"),
+                ("loop_blocked", "nanoseconds", "loop_blocked_ns"),
+                ("gc_pauses", "count", "gc_pauses"),
+                ("gc_pause", "nanoseconds", "gc_pause_ns"),
             ),
             ("wall", "nanoseconds"),
             period_ns,

@@ -43,6 +43,42 @@ def test_report_adds_up_a_directory(tmp_path: Path, capsys) -> None:
     assert answer["functions"][0]["function"] == "hot"
 
 
+def test_report_tells_what_blocked_an_event_loop(tmp_path: Path, capsys) -> None:
+    driver = ("recv", "/usr/lib/python3.12/site-packages/driver/io.py", 7)
+    types = (("loop_blocks", "count"), ("loop_blocked", "nanoseconds"))
+    raw = make.pprof(
+        types,
+        [
+            ([make.MAIN, make.HOT], {"http.route": "/"}, [1, 120_000_000]),
+            ([make.MAIN, make.HOT, driver], {"http.route": "/cart"}, [2, 400_000_000]),
+            ([make.MAIN, make.HOT, make.COLD], {"http.route": "/cart"}, [0, 50_000_000]),
+        ],
+    )
+    path = tmp_path / "a.pb.gz"
+    path.write_bytes(gzip.compress(raw))
+    assert main.main(["report", str(path), "--type", "loop_blocked"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["blocked", "by", "http.route", "total", "blocks", "mean"]
+    assert lines[3].split() == [
+        *("hot", "/srv/shop/views.py:20", "/cart", "450", "ms", "78.9", "%", "2", "225", "ms")
+    ]
+    assert main.main(["report", str(path), "--type", "loop_blocked", "--json"]) == 0
+    places = json.loads(capsys.readouterr().out)["places"]
+    assert [(row["function"], row["value"], row["count"]) for row in places] == [
+        ("hot", "/cart", 2),
+        ("hot", "/", 1),
+    ]
+    alone = make.pprof((("loop_blocked", "nanoseconds"),), [([make.MAIN, make.HOT], {}, [5])])
+    path.write_bytes(gzip.compress(alone))
+    assert main.main(["report", str(path)]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == [
+        "blocked",
+        "by",
+        "http.route",
+        "total",
+    ]
+
+
 def test_diff_compares_per_second(tmp_path: Path, capsys) -> None:
     before, after = write(tmp_path / "a.pb.gz"), write(tmp_path / "b.pb.gz", 140, 20)
     assert main.main(["diff", str(before), str(after), "--json"]) == 0

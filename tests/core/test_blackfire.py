@@ -87,6 +87,18 @@ def test_upload_as_the_agent_expects_it(receiver: FakeAgent) -> None:
     assert profile.by_label("trace endpoint") == {"/": 20_000_000}
 
 
+def test_only_an_agent_of_ours_gets_types_that_blackfire_does_not_know(agent: FakeAgent) -> None:
+    measured = naming.Measured(types=("cpu", "wall"))
+    exporter = BlackfireExporter(Destination("blackfire:", measured, agent.url))
+    agent.then(answer(200, b"{}"), answer(200, b'{"conprof_agent":"1"}'), answer(200))
+    sent = []
+    for _ in range(4):
+        types = {kind for kind, _, _ in exporter.naming.shapes[0].sample_types}
+        sent.append("loop_blocked" in types)
+        assert exporter.export(make_profile(), 5) == Outcome(Verdict.DELIVERED)
+    assert sent == [False, False, True, False]
+
+
 def test_credentials_are_sent_when_both_are_known(agent: FakeAgent) -> None:
     exporter_to(agent.url, server_id="me", server_token="t:k").export(make_profile(), 5)
     exporter_to(agent.url, server_id="me").export(make_profile(), 5)

@@ -24,6 +24,7 @@ CASES: list[tuple[str, str, Any, str | None]] = [
     ("heap_sample_bytes", "65536", 65536, "100"),
     ("heap_old_windows", "8", 8, "-1"),
     ("heap_tracemalloc", "on", True, "perhaps"),
+    ("loop_blocked_threshold", "0.25", 0.25, "0.01"),
     ("labels", "tier=web, region = eu", {"tier": "web", "region": "eu"}, "tier"),
     ("agent_socket", "tcp://agent:8307/", "tcp://agent:8307", "agent.sock"),
     ("server_id", "id", "id", None),

@@ -87,7 +87,7 @@ def test_the_sum_of_a_thread_is_its_life() -> None:
         thread.start()
         thread.join()
     rows = [row for row in captured.rows if row.thread_name == "the-mixed-one"]
-    assert sum(row.cpu_ns for row in rows) > 0.2e9, "the premise: it was on the CPU"
+    assert sum(row.cpu_ns for row in rows) > 0.05e9, "the premise: it was on the CPU"
     found = sum(row.wall_ns for row in rows) / 1e9
     assert lived[0] <= found * 1.01
     assert found < lived[0] + 0.1
