@@ -21,7 +21,7 @@ __all__ = ["ALLOCATED", "Cuts", "Reading", "Unreadable"]
 _LOCK_WAIT_S: Final = 10.0
 ALLOCATED: Final = ("alloc_objects", "alloc_bytes")
 _ALIVE: Final = ("inuse_objects", "inuse_bytes")
-_FLOWS: Final = tuple(column for column in Row._fields[3:] if column not in _ALIVE)
+_FLOWS: Final = tuple(column for column in Row._fields[3:-1] if column not in _ALIVE)
 """What happens in a window, and adds up; what is alive at its end does not."""
 
 

@@ -171,7 +171,7 @@ class Part(NamedTuple):
     """
 
     window: EngineWindow
-    added: tuple[str, ...] = Row._fields[3:]
+    added: tuple[str, ...] = Row._fields[3:-1]
     subtracted: tuple[str, ...] = ()
 
 

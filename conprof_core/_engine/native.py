@@ -39,7 +39,7 @@ _COUNTERS_PER_WINDOW = (
 )
 
 
-_BITS: Final = {column: 1 << index for index, column in enumerate(Row._fields[3:])}
+_BITS: Final = {column: 1 << index for index, column in enumerate(Row._fields[3:-1])}
 
 
 class NativeWindow:

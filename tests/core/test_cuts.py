@@ -325,6 +325,7 @@ def test_a_sum_counts_the_columns_that_are_asked_for() -> None:
 @pytest.mark.parametrize("max_label_sets", [0, 3])
 def test_the_extension_adds_up_as_the_reference_does(threads: bool, max_label_sets: int) -> None:
     from conprof_core import labels
+    from conprof_core._labels import context_var
 
     windows = []
     with profiling(**HEAP) as (_, cuts):
@@ -332,6 +333,9 @@ def test_the_extension_adds_up_as_the_reference_does(threads: bool, max_label_se
         for turn in range(3):
             for number in range(4):
                 with labels(number=str(number)):
+                    cell = context_var.get()
+                    assert cell is not None
+                    cell.set_trace(1, 2, number + 1)
                     kept.append(allocate(10 + turn))
                     in_thread(lambda: burn(0.05))
             windows.append(cuts._engine.take_window(ends_period=False))
@@ -350,11 +354,13 @@ def test_the_extension_adds_up_as_the_reference_does(threads: bool, max_label_se
         found: dict[object, tuple[int, ...]] = {}
         for one in rows:
             # The extension's rows are of uint64.
-            values = tuple((value + (1 << 63)) % (1 << 64) - (1 << 63) for value in one[3:])
+            values = tuple((value + (1 << 63)) % (1 << 64) - (1 << 63) for value in one[3:-1])
             if any(values):
-                assert one[:3] not in found
-                found[one[:3]] = values
+                key = (*one[:3], one.trace)
+                assert key not in found
+                found[key] = values
         return found
 
     assert signed(total.rows()) == signed(expected.rows())
+    assert any(one.trace for one in total.rows()) == threads
     assert (total.start_ns, total.end_ns) == (1, 2)
