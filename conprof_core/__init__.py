@@ -15,6 +15,7 @@ from conprof_core._http import UNMATCHED, http_labels
 from conprof_core._labels import LabelSet, label_set, labels
 from conprof_core._options import ProfileType
 from conprof_core._profiler import Profiler, flush, is_running, start, stats, stop
+from conprof_core._reconfigure import ControlResult, apply_control, reconfigure
 from conprof_core._scope import RequestScope, request_scope
 from conprof_core._version import __version__
 from conprof_core.errors import (
@@ -40,6 +41,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "ConprofError",
+    "ControlResult",
     "EngineUnavailableError",
     "ExportError",
     "LabelSet",
@@ -47,11 +49,13 @@ __all__ = [
     "Profiler",
     "RequestScope",
     "__version__",
+    "apply_control",
     "flush",
     "http_labels",
     "is_running",
     "label_set",
     "labels",
+    "reconfigure",
     "request_scope",
     "start",
     "stats",

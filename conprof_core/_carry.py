@@ -2,7 +2,7 @@
 
 ``asyncio.to_thread``, anyio and asgiref copy the whole context by themselves. ``Thread.start``,
 ``ThreadPoolExecutor.submit`` (and with it ``loop.run_in_executor``) and gevent's greenlets do not:
-here they get the label cell and nothing else. ``_profiler`` installs this with a session and
+here they get the label cell and nothing else. ``_state`` installs this with a session and
 removes it with the session; ``carry_labels=False`` leaves it out.
 
 The user's callable is handed on as it is, so its identity, its signature and what a subclass of the

@@ -50,6 +50,9 @@ class Config:
     trace_ids: str
     engine: str | None
     disabled: bool
+    enabled: bool
+    control_file: str
+    control_signal: str
     log_file: str
     log_level: int
 
@@ -92,6 +95,14 @@ class Config:
     def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: object) -> Config:
         """Return defaults < environment < explicit; unusable variables are passed over."""
         return load(explicit, environ).config
+
+    def replace(self, **changes: object) -> Config:
+        """Return a configuration that differs in these options.
+
+        Raises:
+            ConfigError: a value cannot be used.
+        """
+        return Config(**{**self.__dict__, **changes})
 
     @property
     def measured(self) -> Measured:

@@ -12,13 +12,20 @@ from collections.abc import Callable
 from typing import Final
 
 from conprof_core import _log, _scope
+from conprof_core._config import Config
 from conprof_core._engine import Engine, EngineWindow, Part, Row
 from conprof_core._limits import MAX_PIECES, MAX_READERS, MAX_TOTAL_LABEL_SETS
+from conprof_core._options import ProfileType
 from conprof_core._threads import new_lock
 
-__all__ = ["ALLOCATED", "Cuts", "Reading", "Unreadable"]
+__all__ = ["ALLOCATED", "TURNED_OFF", "Cuts", "Reading", "Unreadable"]
 
 _LOCK_WAIT_S: Final = 10.0
+TURNED_OFF: Final = (
+    "profiling is turned off: turn it on with reconfigure(enabled=True), or with the control file "
+    "or signal that turned it off"
+)
+"""What readers are told meanwhile."""
 ALLOCATED: Final = ("alloc_objects", "alloc_bytes")
 _ALIVE: Final = ("inuse_objects", "inuse_bytes")
 _FLOWS: Final = tuple(column for column in Row._fields[3:-1] if column not in _ALIVE)
@@ -66,9 +73,10 @@ class Reading:
     time, ends it without a result.
     """
 
-    __slots__ = ("before", "is_abandoned", "pieces")
+    __slots__ = ("before", "interruption", "is_abandoned", "pieces")
 
     def __init__(self) -> None:
+        self.interruption = ""
         self.before: EngineWindow | None = None
         self.pieces: _Pieces | None = None
         self.is_abandoned = False
@@ -89,6 +97,7 @@ class Cuts:
         self._readings: set[Reading] = set()
         self._allocated: EngineWindow | None = None
         self._is_ended = False
+        self._why_not = ""  # nothing is measured now; written with the lock held
         # Held while a window is taken and handed on, so that no reader misses a piece.
         self.lock = new_lock()
 
@@ -109,6 +118,29 @@ class Cuts:
         """End a pause between two periods, which holds nothing for the uploads."""
         self._hand_on(self._engine.take_window())
         self._kept.clear()
+
+    def interrupt(self, reason: str) -> None:
+        """End all readings without a result: what they began with is no more. They say why."""
+        for reading in tuple(self._readings):
+            reading.interruption = reason
+            self.abandon(reading)
+
+    def follow(self, config: Config, why_not: str) -> None:
+        """Do as is measured from now on.
+
+        The sum of allocations stays while profiling is off, so that it never decreases; it ends
+        where memory is measured no longer.
+
+        Args:
+            config: what holds now.
+            why_not: why nothing is measured, for readers; empty when something is.
+        """
+        self._why_not = why_not
+        if ProfileType.HEAP not in config.profile_types:
+            self._sums_allocations = False
+            self._allocated = None
+        elif config.pull:
+            self._sums_allocations = True
 
     def _hand_on(self, window: EngineWindow) -> None:
         for reading in tuple(self._readings):
@@ -133,6 +165,8 @@ class Cuts:
 
     def _cut(self, *, alive: bool) -> EngineWindow:
         self._check_running()
+        if self._why_not:
+            raise Unreadable(self._why_not)
         _scope.settle()
         window = self._engine.take_window(ends_period=False, alive=alive)
         self._hand_on(window)
@@ -145,7 +179,7 @@ class Cuts:
         """Let a reading begin now; ``alive``: it is of what is alive, too.
 
         Raises:
-            Unreadable: too many are under way, or the profiler was stopped.
+            Unreadable: too many are under way, or the profiler was stopped or turned off.
         """
 
         def begin() -> None:
@@ -165,12 +199,19 @@ class Cuts:
         Of what is ``alive`` it tells the difference to its begin.
 
         Raises:
-            Unreadable: the profiler was stopped meanwhile.
+            Unreadable: the profiler was stopped, turned off or changed meanwhile.
         """
+
+        def cut() -> None:
+            if not reading.interruption:
+                self._cut(alive=alive)
+
         try:
-            self._locked(lambda: self._cut(alive=alive))
+            self._locked(cut)
         finally:
             self.abandon(reading)
+        if reading.interruption:
+            raise Unreadable(reading.interruption)
         pieces, before = reading.pieces, reading.before
         if pieces is None or before is None:
             raise Unreadable("there is no memory for the profile")
@@ -188,7 +229,7 @@ class Cuts:
         Its span is a moment: profiles with a duration are differences for those who scrape.
 
         Raises:
-            Unreadable: the profiler was stopped.
+            Unreadable: the profiler was stopped or turned off.
         """
         found: list[tuple[EngineWindow, EngineWindow | None]] = []
 

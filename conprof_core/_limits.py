@@ -46,6 +46,12 @@ WALL_RATE_HZ: Final = 20
 MAX_TASKS_READ: Final = 10_000
 """asyncio tasks, and greenlets, read one by one in a snapshot; of more, a part stands for all."""
 
+CONTROL_POLL_S: Final = 5.0
+"""Seconds between two looks at the control file, where there is one."""
+
+MAX_CONTROL_BYTES: Final = 65_536
+"""Bytes of a control file; a longer one is not followed."""
+
 EXIT_FLUSH_S: Final = 2.0
 """Longest delay of interpreter exit, and of SIGTERM, for the last window."""
 

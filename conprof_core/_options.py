@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from conprof_core import exporters
 from conprof_core._agent_socket import agent_socket, default_agent_socket
+from conprof_core._control import parse_signal
 from conprof_core._engine import ENGINES
 from conprof_core._limits import (
     MAX_HEAP_OLD_WINDOWS,
@@ -384,6 +385,11 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option("engine", ("CONPROF_ENGINE",), _engine, "native or portable; default: what can run"),
     Option(
         "disabled", ("CONPROF_DISABLED",), _flag, "kill switch: start() does nothing", default=False
+    ),
+    Option("enabled", ("CONPROF_ENABLED",), _flag, "no: begin in standby", default=True),
+    Option("control_file", ("CONPROF_CONTROL_FILE",), _path, "file to follow", default=""),
+    Option(
+        "control_signal", ("CONPROF_CONTROL_SIGNAL",), parse_signal, "turns off and on", default=""
     ),
     Option(
         "log_file", ("BLACKFIRE_LOG_FILE",), _path, "file that the log goes to", default="stderr"

@@ -1,4 +1,4 @@
-"""What single servers need so that the last window is sent; ``_profiler`` installs it.
+"""What single servers need so that the last window is sent; ``_state`` installs it.
 
 uvicorn ends a graceful stop by raising, once more and with the default action, the signal that
 asked for it: the process dies without running ``atexit``. The one moment before that is the end of

@@ -42,6 +42,7 @@ class Lock(Protocol):
 
     def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool: ...
     def release(self) -> None: ...
+    def locked(self) -> bool: ...
     def __enter__(self) -> bool: ...
     def __exit__(self, *exc: object) -> None: ...
 
@@ -126,6 +127,10 @@ class Wake:
         return self._lock.acquire(True, max(0.0, min(timeout_s, 86_400.0)))
 
 
+def _nothing() -> None:
+    pass
+
+
 class Thread:
     """A daemon OS thread that runs ``target`` once. ``target`` must not raise."""
 
@@ -160,8 +165,10 @@ class Thread:
         own_native_ids.add(self._native_id)
         if hasattr(time, "pthread_getcpuclockid"):
             _own_clocks[ident] = time.pthread_getcpuclockid(ident)
+        # Let go of what the target knows: a thread that waits for its predecessor knows that one.
+        target, self._target = self._target, _nothing
         try:
-            self._target()
+            target()
         finally:
             _own_clocks.pop(ident, None)
             if hasattr(time, "thread_time_ns"):

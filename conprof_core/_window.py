@@ -66,6 +66,15 @@ class Window:
             counters["windows_dropped"] = self.lost_windows
         return counters
 
+    def with_lost(self, lost_windows: int) -> Window:
+        """Return the same window, telling of so many windows lost before it."""
+        if lost_windows == self.lost_windows:
+            return self
+        other = object.__new__(Window)
+        other.__dict__.update(self.__dict__)
+        other.lost_windows = lost_windows
+        return other
+
     def encode(self, naming: Naming) -> EncodedWindow:
         """Return the window with the names of one family of destinations."""
         counters = self.counters()

@@ -6,8 +6,8 @@
     ├── EngineUnavailableError   the engine that was demanded cannot run here
     └── ExportError              a profile could not be handed over
 
-Only ``start()`` and the constructors of ``Config`` and ``Profiler`` raise; once a profiler runs,
-nothing it does raises into the application.
+Only ``start()``, ``reconfigure()`` and the constructors of ``Config`` and ``Profiler`` raise;
+nothing that a running profiler does by itself raises into the application.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 from conprof_core._engine import Row
 from conprof_core._profiler import Profiler
 from conprof_core.exporters import EncodedWindow, Outcome, Verdict, naming
-from conprof_core.exporters.naming import Naming
+from conprof_core.exporters.naming import Measured, Naming
 
 __all__ = ["Captured", "MemoryExporter", "capture"]
 
@@ -30,10 +30,15 @@ class MemoryExporter:
 
     def __init__(self, names: Naming | None = None) -> None:
         self.name = "memory"
-        self.naming = names or naming.go()
+        self._names = names
+        self.measure(Measured())
         self.windows: list[EncodedWindow] = []
         self.outcome = Outcome(Verdict.DELIVERED)
         self.is_shut_down = False
+
+    def measure(self, measured: Measured) -> None:
+        """Name what is measured from now on, unless names were given."""
+        self.naming = self._names or naming.go(measured)
 
     def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
         """Keep the window if the outcome is a delivery."""
@@ -91,7 +96,7 @@ def capture(**options: Any) -> Iterator[Captured]:
     exporter = MemoryExporter()
     captured = Captured(exporter)
     profiler = Profiler(**options, exporters=(exporter,))
-    exporter.naming = naming.go(profiler.config.measured)
+    exporter.measure(profiler.config.measured)
     profiler.observe(captured.rows.extend)
     profiler.start()
     try:

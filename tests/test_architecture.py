@@ -44,6 +44,7 @@ LAYERS = (
         "conprof_core._version",
         "conprof_core._limits",
         "conprof_core._loopback",
+        "conprof_core._control",
         "conprof_core._otel",
         "conprof_core._wire",
     ),
@@ -52,6 +53,7 @@ LAYERS = (
         "conprof_core._labels",
         "conprof_core._tracking",
         "conprof_core._servers",
+        "conprof_core._standby",
         "conprof_core._turns",
         "conprof_core._held_gc",
     ),
@@ -78,14 +80,20 @@ LAYERS = (
         "conprof_core.exporters",
     ),
     (
-        "conprof_core._window",
+        "conprof_core._control_file",
+        "conprof_core._control_signal",
+        "conprof_core._controls",
         "conprof_core._cuts",
         "conprof_core._fork",
+        "conprof_core._sending",
         "conprof_core._tasks_socket",
+        "conprof_core._window",
     ),
     ("conprof_core._loop",),
     ("conprof_core._session",),
+    ("conprof_core._state",),
     ("conprof_core._profiler",),
+    ("conprof_core._reconfigure",),
     (
         "conprof_core",
         "conprof_core.testing",
@@ -102,7 +110,7 @@ LAYERS = (
 PUBLIC_MODULES = ("conprof_core.errors", "conprof_core.testing", "conprof_core.pull")
 
 # What an exporter must never see: it is given bytes and metadata.
-AGGREGATION = ("_engine", "_native", "_merge", "_pprof", "_otlp", "_window", "_loop", "_profiler")
+AGGREGATION = ("_engine", "_native", "_merge", "_pprof", "_otlp", "_window", "_loop", "_state", "_profiler")
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,13 @@ class Engine(Protocol):
         """
         ...
 
+    def set_rate(self, rate_hz: int) -> None:
+        """Sample so often from now on; no CPU time is lost or charged twice.
+
+        Take the window first: one window has one period.
+        """
+        ...
+
     def stop(self) -> None:
         """Take no more samples and call no more ticks; a tick under way is not waited for.
 

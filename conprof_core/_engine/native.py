@@ -195,6 +195,10 @@ class NativeEngine:
         """Sample again."""
         self._native.pause(False)
 
+    def set_rate(self, rate_hz: int) -> None:
+        """Arm all timers anew."""
+        self._native.set_rate(rate_hz)
+
     def take_window(self, *, ends_period: bool = True, alive: bool = True) -> NativeWindow:
         """Swap windows; the GIL is released meanwhile."""
         if self._suspended is not None:

@@ -97,26 +97,26 @@ class PortableEngine:
 
     def _start_threads(self) -> None:
         self._running = True
-        self._sampler_wake, self._ticker_wake = Wake(), Wake()
+        # Handed to the threads: one that comes to run only after it was ended must not take the
+        # wake of its successor for its own.
+        sampler_wake, ticker_wake = self._sampler_wake, self._ticker_wake = Wake(), Wake()
         previous = self._ticker
-        ticker = Thread(lambda: self._run_ticker(ticker, previous))
-        sampler = Thread(lambda: self._run_sampler(sampler))
+        ticker = Thread(lambda: self._run_ticker(ticker, ticker_wake, previous))
+        sampler = Thread(lambda: self._run_sampler(sampler, sampler_wake))
         self._ticker, self._sampler = ticker, sampler
         sampler.start()
         ticker.start()
 
     # The two threads ------------------------------------------------------------------------------
 
-    def _run_sampler(self, thread: Thread) -> None:
-        interval_s = 1.0 / self._settings.rate_hz
-        wake = self._sampler_wake
+    def _run_sampler(self, thread: Thread, wake: Wake) -> None:
         idle = 0
         process_ns = 0
         phase = int.from_bytes(os.urandom(2), "big")
         while self._running and self._sampler is thread:
             # A little jitter keeps the looks from falling into step with a periodic program.
             phase = (phase * 75 + 74) % 65_537
-            wait_s = interval_s * (0.9 + 0.2 * phase / 65_537)
+            wait_s = (0.9 + 0.2 * phase / 65_537) / self._settings.rate_hz
             if idle >= _IDLE_LOOKS:
                 wait_s = max(wait_s, _IDLE_INTERVAL_S)
             wake.wait(wait_s)
@@ -152,10 +152,9 @@ class PortableEngine:
                 self._clocks = SharedClock()
             return seen
 
-    def _run_ticker(self, thread: Thread, previous: Thread | None) -> None:
+    def _run_ticker(self, thread: Thread, wake: Wake, previous: Thread | None) -> None:
         if previous is not None:
             previous.join(3_600.0)  # never two ticks at once
-        wake = self._ticker_wake
         while True:
             wake.wait(self._next_tick - time.monotonic())
             if not self._running or self._ticker is not thread:
@@ -179,6 +178,11 @@ class PortableEngine:
             if self._clocks is not None:
                 self._clocks.skip()
         self._paused = False
+        self._sampler_wake.set()
+
+    def set_rate(self, rate_hz: int) -> None:
+        """Look so often from now on."""
+        self._settings = self._settings._replace(rate_hz=rate_hz)
         self._sampler_wake.set()
 
     def take_window(self, *, ends_period: bool = True, alive: bool = True) -> EngineWindow:

@@ -119,6 +119,21 @@ pause_sampling(PyObject *Py_UNUSED(module), PyObject *flag)
 }
 
 static PyObject *
+set_rate(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned int rate_hz;
+    if (!PyArg_ParseTuple(args, "I:set_rate", &rate_hz)) {
+        return NULL;
+    }
+    if (rate_hz < 1 || rate_hz > 10000) {
+        PyErr_SetString(PyExc_ValueError, "rate_hz must be 1 to 10000");
+        return NULL;
+    }
+    conprof_session_set_rate(rate_hz);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 is_running(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     return PyBool_FromLong(conprof_session_is_running());
@@ -271,6 +286,8 @@ static PyMethodDef functions[] = {
      "start()."},
     {"wake", wake, METH_NOARGS, "Have tick() called now."},
     {"pause", pause_sampling, METH_O, "pause(flag): discard samples while true."},
+    {"set_rate", set_rate, METH_VARARGS,
+     "set_rate(rate_hz): sample so many times per second of CPU time from now on."},
     {"is_running", is_running, METH_NOARGS, "Whether a session runs in this very process."},
     {"name_thread", name_thread, METH_VARARGS, "name_thread(native_id, name)"},
     {"charge", charge, METH_NOARGS,

@@ -227,6 +227,20 @@ conprof_session_reconfigure(void)
     conprof_unlock();
 }
 
+void
+conprof_session_set_rate(uint32_t rate_hz)
+{
+    conprof_lock();
+    period_ns = 1000000000u / rate_hz;
+    /* Timers of a stopped session are gone; the next start sets its own rate. What a thread
+     * has used since its last sample stays with it: the next sample carries it, as ever. */
+    if (conprof_session_is_running()) {
+        conprof_threads_configure(conprof_sampler.signal_number, period_ns);
+        conprof_threads_rearm();
+    }
+    conprof_unlock();
+}
+
 /* Session lock held. Charges what no sample carried: the drain itself, and threads
  * that were never seen or whose last moments nobody saw. */
 static void

@@ -59,6 +59,10 @@ void conprof_session_look(void);
 /* Drain only. Another signal: all timers anew. */
 void conprof_session_reconfigure(void);
 
+/* Any thread. Samples so many times per second of CPU time from now on; no weight is lost
+ * or charged twice. Harmless when stopped. */
+void conprof_session_set_rate(uint32_t rate_hz);
+
 /* GIL held, in the child of a fork, alone: stopped, and nothing of the parent's window
  * is left. */
 void conprof_session_forget(void);

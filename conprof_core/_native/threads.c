@@ -30,7 +30,7 @@ static uint32_t high_water; /* slots at or above have never been used */
 static uint32_t armed;
 static uint64_t refused;
 static int timer_signal;
-static uint64_t timer_period_ns; /* also read by handlers */
+static _Atomic uint64_t timer_period_ns; /* also read by handlers */
 static uint64_t random_state = 0x853C49E6748FEA9B;
 static pid_t excluded_tid;
 static nlink_t last_links;
@@ -104,7 +104,7 @@ void
 conprof_threads_configure(int signal_number, uint64_t period_ns)
 {
     timer_signal = signal_number;
-    timer_period_ns = period_ns;
+    atomic_store_explicit(&timer_period_ns, period_ns, memory_order_relaxed);
     random_state ^= read_clock(CLOCK_MONOTONIC) * UINT64_C(0x9E3779B97F4A7C15);
     last_links = 0;
     looks = 0;
@@ -124,6 +124,13 @@ next_random(uint64_t *state)
     *state ^= *state << 25;
     *state ^= *state >> 27;
     return *state * UINT64_C(0x2545F4914F6CDD1D);
+}
+
+/* SIGNAL-SAFE. */
+static uint64_t
+period(void)
+{
+    return atomic_load_explicit(&timer_period_ns, memory_order_relaxed);
 }
 
 static struct timespec
@@ -162,8 +169,9 @@ start_timer(struct conprof_thread *thread, pid_t tid)
     atomic_store_explicit(&thread->timer, timer, memory_order_relaxed);
     /* A random phase: threads that live less than a period are sampled in
      * proportion to their CPU time. */
-    uint64_t wait_ns = 1 + next_random(&random_state) % timer_period_ns;
-    struct itimerspec when = {.it_interval = to_timespec(timer_period_ns),
+    uint64_t every_ns = period();
+    uint64_t wait_ns = 1 + next_random(&random_state) % every_ns;
+    struct itimerspec when = {.it_interval = to_timespec(every_ns),
                               .it_value = to_timespec(wait_ns)};
     thread->due_ns = conprof_cpu_of_ns(tid) + wait_ns;
     atomic_store_explicit(&thread->tid, tid, memory_order_release);
@@ -294,15 +302,14 @@ conprof_threads_clear(bool has_timers)
 void
 conprof_threads_jitter(struct conprof_thread *thread)
 {
-    uint64_t now = conprof_cpu_own_ns();
+    uint64_t now = conprof_cpu_own_ns(), every_ns = period();
     /* Signals come with the kernel's tick, some time after they are due: counting
      * from the due time keeps the rate. */
-    thread->due_ns +=
-        timer_period_ns / 2 + 1 + next_random(&thread->random_state) % timer_period_ns;
+    thread->due_ns += every_ns / 2 + 1 + next_random(&thread->random_state) % every_ns;
     if (thread->due_ns <= now) {
-        thread->due_ns = now + timer_period_ns / 2;
+        thread->due_ns = now + every_ns / 2;
     }
-    struct itimerspec when = {.it_interval = to_timespec(timer_period_ns),
+    struct itimerspec when = {.it_interval = to_timespec(every_ns),
                               .it_value = to_timespec(thread->due_ns)};
     timer_settime(thread->timer, TIMER_ABSTIME, &when, NULL);
 }

@@ -11,22 +11,20 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from conprof_core import exporters
 from conprof_core._config import Config, Loaded
+from conprof_core._controls import Controls
 from conprof_core._engine import choose
 from conprof_core._engine._clocks import best_clocks
 from conprof_core._options import OPTIONS, ProfileType
-from conprof_core._profiler import Profiler
 from conprof_core._version import __version__
+from conprof_core.cli._send import send as send_to_each
+from conprof_core.cli._send import without_password
 from conprof_core.errors import ConprofError
 from conprof_core.exporters.file import directory_of
-from conprof_core.exporters.naming import Naming
-from conprof_core.testing import MemoryExporter
 
 __all__ = ["collect"]
 
 _CONNECT_S = 3.0
-_BURN_S = 0.3
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h; the time module does not name it
 
 
@@ -39,12 +37,13 @@ def collect(loaded: Loaded, *, send: bool) -> dict[str, Any]:
         "kernel": _kernel(loaded.config, problems),
         "engine": _engine(loaded.config, problems),
         "configuration": _configuration(loaded),
+        "control": _control(loaded, problems),
         "destinations": [_reach(url, loaded.config, problems) for url in _urls(loaded.config)],
     }
     if loaded.config.disabled:
         problems.append("CONPROF_DISABLED is set: start() does nothing in such a process")
     if send:
-        report["sent"] = _send(loaded.config, problems)
+        report["sent"] = send_to_each(loaded.config, problems)
     report["problems"] = problems
     return report
 
@@ -123,13 +122,36 @@ def _configuration(loaded: Loaded) -> list[dict[str, Any]]:
     ]
 
 
+def _control(loaded: Loaded, problems: list[str]) -> dict[str, Any]:
+    """What a process that starts now would begin with, and what can change it later."""
+    config = loaded.config
+    controls = Controls(config, loaded.sources, lambda *_: None)
+    config = controls.initial()
+    facts = controls.stats(config)
+    del facts["changes"]
+    trouble = facts.get("file", {}).get("trouble")
+    if trouble:
+        problems.append(
+            f"control_file {config.control_file} is not followed: {trouble}; "
+            "until it can be, each process does what it is configured to"
+        )
+    if not config.enabled:
+        problems.append(
+            f"profiling is off in a process that starts now ({facts['sources']['enabled']}): "
+            "it begins in standby"
+        )
+    if config.spool_dir and (why := _writable(config.spool_dir)):
+        problems.append(f"spool_dir {config.spool_dir} cannot be used: {why}")
+    return facts
+
+
 def _shown(value: Any, *, secret: bool) -> Any:
     if secret:
         return None if value is None else "(set)"
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, tuple):
-        return [str(item) for item in value]
+        return [without_password(str(item)) for item in value]
     return value
 
 
@@ -139,18 +161,31 @@ def _urls(config: Config) -> tuple[str, ...]:
 
 def _reach(url: str, config: Config, problems: list[str]) -> dict[str, Any]:
     """Say whether a destination is there, without sending it anything."""
-    scheme = url.partition(":")[0]
-    target = url
+    scheme = url.partition(":")[0].lower()
+    target = url = without_password(url)
     if scheme == "blackfire":
-        target = config.agent_socket
-        trouble = _connect(target)
+        target = without_password(config.agent_socket)
+        trouble = _connect(config.agent_socket)
     elif scheme == "file":
         trouble = _writable(directory_of(url))
     else:
-        return {"url": url, "target": target, "reachable": None, "detail": "not checked"}
+        target = _address(url)
+        trouble = _connect(target)
     if trouble:
         problems.append(f"{target} cannot be used: {trouble}")
     return {"url": url, "target": target, "reachable": not trouble, "detail": trouble}
+
+
+def _address(url: str) -> str:
+    """Return where an exporter that speaks HTTP sends to."""
+    # Imported here: only what is configured is looked at.
+    if url.lower().startswith("pyroscope"):
+        from conprof_core.exporters import pyroscope
+
+        return pyroscope.target_of(url).url
+    from conprof_core.exporters import otlp
+
+    return otlp.target_of(url).url
 
 
 def _connect(address: str) -> str:
@@ -193,36 +228,3 @@ def _writable(directory: str) -> str:
     if not os.access(existing, os.W_OK | os.X_OK):
         return f"user {_user()} may not write to {existing}"
     return ""
-
-
-def _send(config: Config, problems: list[str]) -> list[dict[str, Any]]:
-    """Profile this process for a moment and send the result to each destination, once."""
-    results = []
-    for destination in config.destinations():
-        exporter = exporters.create(destination)
-        result: dict[str, Any] = {"target": exporter.name, "delivered": False, "detail": ""}
-        try:
-            window = _profile(config, exporter.naming)
-            outcome = exporter.export(window, config.upload_timeout)
-            exporter.shutdown()
-            result["delivered"] = outcome.verdict is exporters.Verdict.DELIVERED
-            result["detail"] = outcome.detail or f"a profile of {window.samples} samples"
-        except ConprofError as error:
-            result["detail"] = str(error)
-        if not result["delivered"]:
-            problems.append(f"{exporter.name} did not take a profile: {result['detail']}")
-        results.append(result)
-    return results
-
-
-def _profile(config: Config, names: Naming) -> exporters.EncodedWindow:
-    memory = MemoryExporter(names)
-    options = {option.name: getattr(config, option.name) for option in OPTIONS}
-    options.update(disabled=False, application_name=config.application_name or "conprof-doctor")
-    profiler = Profiler(**options, exporters=(memory,))
-    profiler.start()
-    until = time.thread_time() + _BURN_S
-    while time.thread_time() < until:
-        sum(range(1_000))
-    profiler.stop()
-    return memory.windows[-1]

@@ -63,16 +63,38 @@ class _Page:
             self._line("", f"because {engine['reason']}")
         self._head("Configuration")
         self._configuration(report["configuration"])
+        self._control(report["control"])
         self._head("Destinations")
         for place in report["destinations"]:
             state = {True: "reachable", False: "not reachable", None: "not checked"}
             self._line(state[place["reachable"]], place["target"], good=place["reachable"])
             if place["reachable"] is False:
                 self._line("", place["detail"])
+        if "sent" in report:
+            self._head("Sent")
         for sent in report.get("sent", ()):
             word = "delivered" if sent["delivered"] else "not delivered"
-            self._line(word, sent["detail"], good=sent["delivered"])
+            self._line(word, sent["target"], good=sent["delivered"])
+            self._line("", f"{sent['detail']} ({sent['seconds']:.2f} s)")
+            if sent["hint"]:
+                self._line("", sent["hint"])
         self._problems(report["problems"])
+
+    def _control(self, control: dict[str, Any]) -> None:
+        """What a process begins with, where that is not simply what is configured."""
+        if "file" not in control and "signal" not in control and control["enabled"]:
+            return
+        self._head("Control")
+        word = "on" if control["enabled"] else "standby"
+        self._line(word, f"from {control['sources']['enabled']}", good=control["enabled"])
+        if "file" in control:
+            file = control["file"]
+            self._line("file", file["path"] + (f": {file['trouble']}" if file["trouble"] else ""))
+            for name, source in control["sources"].items():
+                if source.startswith("file ") and name != "enabled":
+                    self._line("", f"{name} = {_text(control[name])}")
+        if "signal" in control:
+            self._line("signal", f"{control['signal']['name']} turns profiling off and on")
 
     def _configuration(self, rows: list[dict[str, Any]]) -> None:
         name_width = max(len(row["option"]) for row in rows)

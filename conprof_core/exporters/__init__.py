@@ -138,6 +138,9 @@ class Exporter(Protocol):
     """Delivers encoded windows to one destination. Used by one thread at a time.
 
     Nothing is opened before the first ``export()``, so an exporter may be made before a fork.
+
+    One that also has a method ``measure(measured: Measured)`` is told when what is measured changes
+    while the profiler runs, and sets ``naming`` anew; without it the names stay as they were.
     """
 
     name: str  # for people: the destination without credentials

@@ -9,6 +9,7 @@ Imported with the first upload, since it imports ``requests``.
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import time
@@ -131,9 +132,14 @@ def _connection_classes(
 ) -> tuple[type[HTTPConnection], type[HTTPSConnection]]:
     class Plain(HTTPConnection):
         def _new_conn(self) -> socket.socket:
-            if unix_path is not None:
-                return _connect(socket.AF_UNIX, unix_path, deadline)
-            return _connect_tcp(self.host, self.port or 80, deadline)
+            try:
+                if unix_path is not None:
+                    return _connect(socket.AF_UNIX, unix_path, deadline)
+                return _connect_tcp(self.host, self.port or 80, deadline)
+            except (ConnectionResetError, BrokenPipeError) as error:
+                # As when a server ends while it has us in its backlog. urllib3 would take it for an
+                # answer that came before the end of the request, and go on without a socket.
+                raise ConnectionAbortedError(errno.ECONNABORTED, error.strerror) from error
 
     class Secure(HTTPSConnection):
         def _new_conn(self) -> socket.socket:

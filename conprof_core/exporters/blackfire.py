@@ -14,6 +14,7 @@ from conprof_core._process import clean_tag
 from conprof_core._version import __version__
 from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict, naming
 from conprof_core.exporters._answers import cause, certificates, judge
+from conprof_core.exporters.naming import Measured
 
 if TYPE_CHECKING:
     from conprof_core.exporters._transport import Answer
@@ -44,8 +45,12 @@ class BlackfireExporter:
         if destination.server_id and destination.server_token:
             self._auth = (destination.server_id, destination.server_token)
         self.name = f"Blackfire Agent at {_without_credentials(destination.agent_socket)}"
-        self._measured = destination.measured
-        self.naming = naming.blackfire(destination.measured)
+        self.measure(destination.measured)
+
+    def measure(self, measured: Measured) -> None:
+        """Name what is measured from now on; windows that are encoded stay as they are."""
+        self._measured = measured
+        self.naming = naming.blackfire(measured)
 
     def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
         """Try once; never raises for what a network or a server can do."""

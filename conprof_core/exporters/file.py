@@ -14,6 +14,7 @@ from typing import Final
 
 from conprof_core.errors import ConfigError
 from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict, naming
+from conprof_core.exporters.naming import Measured
 
 __all__ = ["FileExporter", "directory_of"]
 
@@ -54,8 +55,13 @@ class FileExporter:
 
     def __init__(self, destination: Destination) -> None:
         self._directory = directory_of(destination.url)
+        self.is_local = True  # answers at once, or not at all
         self.name = f"directory {self._directory}"
-        self.naming = naming.go(destination.measured)
+        self.measure(destination.measured)
+
+    def measure(self, measured: Measured) -> None:
+        """Name what is measured from now on; windows that are encoded stay as they are."""
+        self.naming = naming.go(measured)
 
     def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
         """Write the files of one window; a full or missing disk is an outage like any other."""

@@ -19,6 +19,7 @@ from conprof_core._version import __version__
 from conprof_core.errors import ConfigError
 from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict, naming
 from conprof_core.exporters._answers import cause, certificates, judge
+from conprof_core.exporters.naming import Measured
 
 __all__ = ["OTLPExporter", "Target", "target_of"]
 
@@ -138,7 +139,12 @@ class OTLPExporter:
             "telemetry.sdk.version": __version__,
             **resource_attributes(),
         }
-        self.naming = naming.otlp(destination.measured, tuple(attributes.items()))
+        self._attributes = tuple(attributes.items())
+        self.measure(destination.measured)
+
+    def measure(self, measured: Measured) -> None:
+        """Name what is measured from now on; windows that are encoded stay as they are."""
+        self.naming = naming.otlp(measured, self._attributes)
 
     def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
         """Try once; never raises for what a network or a server can do.

@@ -17,6 +17,7 @@ from conprof_core._wire import delimited
 from conprof_core.errors import ConfigError
 from conprof_core.exporters import Destination, EncodedWindow, Outcome, Verdict, naming
 from conprof_core.exporters._answers import cause, certificates, judge
+from conprof_core.exporters.naming import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -103,9 +104,13 @@ class PyroscopeExporter:
     def __init__(self, destination: Destination) -> None:
         self._target = target_of(destination.url)
         self.name = f"Pyroscope at {self._target.shown}"
-        self.naming = naming.pyroscope(destination.measured)
+        self.measure(destination.measured)
         # Of the window that is to be tried again: which it is, and how many profiles were taken.
         self._resumed: tuple[tuple[int, int, int], int] | None = None
+
+    def measure(self, measured: Measured) -> None:
+        """Name what is measured from now on; windows that are encoded stay as they are."""
+        self.naming = naming.pyroscope(measured)
 
     def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
         """Try once; never raises for what a network or a server can do.

@@ -25,6 +25,9 @@ __all__ = ["ExportQueue"]
 
 BACKOFF_FIRST_S: Final = 2.0
 BACKOFF_LONGEST_S: Final = 300.0
+DROPPED: Final = "windows_dropped"
+"""Key of ``EncodedWindow.counters``: windows lost before this one."""
+
 MAX_FAILED_ANSWERS: Final = 3
 """Answers of the kind "I failed on this" after which a window is given up; see Outcome.counts."""
 
@@ -47,6 +50,8 @@ class ExportQueue:
         self._retry_at = 0.0  # monotonic
         self._away_since: float | None = None
         self._dropped = 0  # from memory
+        self._told = 0  # of the dropped, by windows that were submitted
+        self._untold = 0  # of those, by windows that never arrived
         self._lost_before = 0  # when the last window was delivered
         self._refusal = ""
         self._spool = spool
@@ -58,6 +63,19 @@ class ExportQueue:
     def dropped(self) -> int:
         """Windows given up because a bound was reached, or at the end."""
         return self._dropped + (self._spool.dropped if self._spool is not None else 0)
+
+    def take_lost(self, elsewhere: int) -> int:
+        """Return how many windows the next one has to tell as lost, and take that as told.
+
+        What a window had to tell that was dropped itself is told again, so that what arrives tells
+        of all that did not; but for windows dropped from a spool, whose content nobody reads.
+
+        Args:
+            elsewhere: windows lost before they came to any queue, so far.
+        """
+        lost = self.dropped + elsewhere + self._untold - self._told
+        self._told += lost
+        return lost
 
     @property
     def queued_bytes(self) -> int:
@@ -74,10 +92,11 @@ class ExportQueue:
             self.queued_bytes > MAX_QUEUED_BYTES and len(self._pending) > 1
         ):
             try:
-                self._pending.popleft()
+                window = self._pending.popleft()
             except IndexError:  # drain() took it in this instant
                 return
             self._dropped += 1
+            self._untold += window.counters.get(DROPPED, 0)
 
     def next_due(self) -> float | None:
         """Return when ``drain()`` has something to do, in monotonic seconds; ``None`` for never."""
@@ -162,6 +181,7 @@ class ExportQueue:
         if on_disk and self._spool is not None:
             self._spool.remove()
         if outcome.verdict is Verdict.REFUSED:
+            self._untold += window.counters.get(DROPPED, 0)
             self._refused(outcome.detail)
         else:
             self.exported += 1
@@ -249,6 +269,11 @@ class ExportQueue:
         if self._spool is not None:
             with _log.guard("spool"):
                 self._spool.forget()
+
+    @property
+    def has_spool(self) -> bool:
+        """Whether windows of processes that have ended may be found on disk at any time."""
+        return self._spool is not None
 
     @property
     def has_failed(self) -> bool:

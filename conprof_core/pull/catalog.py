@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from conprof_core import _profiler
+from conprof_core._cuts import TURNED_OFF
 from conprof_core._options import ProfileType
 from conprof_core._session import Session
 from conprof_core.pull.answer import Failed, refusal
@@ -46,7 +47,9 @@ def why_not(entry: Entry, session: Session | None) -> str:
         return ""
     if session is None:
         return "the profiler does not run in this process: see its log, and conprof doctor"
-    config = session.owner.config
+    config = session.config
+    if not config.enabled:
+        return TURNED_OFF
     if wanted not in config.profile_types:
         types = ",".join((*config.profile_types, wanted))
         return f"it is not measured: turn it on with CONPROF_PROFILE_TYPES={types}"
@@ -74,7 +77,8 @@ def open_profile(name: str) -> tuple[Entry, Readable]:
     session = _profiler.session()
     reason = why_not(entry, session)
     if reason:
-        raise Failed(refusal(503 if session is None else 404, f"{name}: {reason}"))
+        is_off = session is None or not session.config.enabled
+        raise Failed(refusal(503 if is_off else 404, f"{name}: {reason}"))
     if entry.measures is None or session is None:
         from conprof_core.pull.tasks_profile import TasksProfile
 

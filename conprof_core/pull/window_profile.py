@@ -51,6 +51,7 @@ class WindowProfile:
         self._name = name
         self._is_state = is_state
         self._reading = Reading()
+        self._measured = session.config.measured
 
     def now(self, debug: int) -> Answer:
         """Return live memory, and all allocations of the session."""
@@ -64,6 +65,8 @@ class WindowProfile:
     def begin(self) -> None:
         """Let a span begin."""
         self._cuts.begin(self._reading, alive=self._is_state)
+        # Of this reading: a change of it would have ended the reading.
+        self._measured = self._session.config.measured
 
     def end(self) -> Answer:
         """End the span and return its profile."""
@@ -75,7 +78,7 @@ class WindowProfile:
         self._cuts.abandon(self._reading)
 
     def _encode(self, window: EngineWindow, file: str) -> Answer:
-        measured = self._session.owner.config.measured
+        measured = self._measured
         counters = {reason: count for reason, count in window.counters.items() if count}
         pprof = window.encode_pprof(
             naming.pull_shape(self._name, measured),

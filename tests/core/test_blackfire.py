@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from support.fake_agent import FakeAgent, Fault, answer
@@ -22,6 +24,7 @@ from conprof_core.exporters import (
     EncodedWindow,
     Outcome,
     Verdict,
+    _transport,
     naming,
 )
 from conprof_core.exporters.blackfire import OLD_AGENT, BlackfireExporter, encode_tags
@@ -315,3 +318,18 @@ def test_tls_answer_that_trickles_in_is_bounded(
     assert exporter_to(url).export(make_profile(), 1).verdict is Verdict.RETRY
     assert time.monotonic() - began < 8
     thread.join(30)  # type: ignore[attr-defined]
+
+
+def test_a_server_that_ends_while_we_are_in_its_backlog_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The connection is reset before it is one, which no server can be made to do on time."""
+
+    def reset(*_: object) -> NoReturn:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(_transport, "_connect", reset)
+    outcome = exporter_to("tcp://127.0.0.1:9").export(make_profile(), 5)
+    assert outcome.verdict is Verdict.RETRY
+    assert "reset" in outcome.detail.lower()
+    assert not outcome.counts, "it is no fault of the window's"

@@ -39,6 +39,9 @@ CASES: list[tuple[str, str, Any, str | None]] = [
     ("trace_ids", "OTel", "otel", "jaeger"),
     ("engine", "portable", "portable", "turbo"),
     ("disabled", "yes", True, "perhaps"),
+    ("enabled", "no", False, "perhaps"),
+    ("control_file", "/etc/shop/conprof.json", "/etc/shop/conprof.json", None),
+    ("control_signal", "usr2", "SIGUSR2", "SIGKILL"),
     ("log_file", "/tmp/x.log", "/tmp/x.log", None),
     ("log_level", "4", 4, "5"),
 ]
