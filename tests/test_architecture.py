@@ -75,6 +75,7 @@ LAYERS = (
     (
         "conprof_core._agent_socket",
         "conprof_core._config",
+        "conprof_core._option_values",
         "conprof_core._options",
         "conprof_core._process",
         "conprof_core.exporters",
@@ -110,7 +111,17 @@ LAYERS = (
 PUBLIC_MODULES = ("conprof_core.errors", "conprof_core.testing", "conprof_core.pull")
 
 # What an exporter must never see: it is given bytes and metadata.
-AGGREGATION = ("_engine", "_native", "_merge", "_pprof", "_otlp", "_window", "_loop", "_state", "_profiler")
+AGGREGATION = (
+    "_engine",
+    "_native",
+    "_merge",
+    "_pprof",
+    "_otlp",
+    "_window",
+    "_loop",
+    "_state",
+    "_profiler",
+)
 
 
 @dataclass(frozen=True)
