@@ -22,11 +22,13 @@ class ControlResult(NamedTuple):
 
     Attributes:
         is_applied: whether a running profiler does now what was asked for.
+        is_refused: whether what was asked for cannot be done at any time: a value is wrong.
         error: why not, in one line; empty otherwise.
         state: what holds now, as ``stats()["control"]``; empty when no profiler runs.
     """
 
     is_applied: bool
+    is_refused: bool
     error: str
     state: dict[str, Any]
 
@@ -88,17 +90,18 @@ def apply_control(request: Mapping[str, object], source: str = "request") -> Con
         source: who asked, for ``stats()``.
     """
     error = ""
-    is_applied = False
+    is_applied = is_refused = False
     try:
         changes = parse_changes(request)
         is_applied = change(lambda _: changes, source)
         if not is_applied:
             error = _BUSY if _state() else "no profiler runs in this process"
     except ConfigError as wrong:
+        is_refused = True
         error = str(wrong)
     except Exception as unexpected:
         error = f"{type(unexpected).__name__}: {unexpected}"
-    return ControlResult(is_applied, error, _state())
+    return ControlResult(is_applied, is_refused, error, _state())
 
 
 def _state() -> dict[str, Any]:

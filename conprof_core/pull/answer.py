@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-__all__ = ["Answer", "Failed", "moved", "page", "profile", "refusal", "text"]
+__all__ = ["Answer", "Failed", "moved", "page", "profile", "refusal", "text", "values"]
 
 _PLAIN: Final = "text/plain; charset=utf-8"
 # No browser guesses a type, and no proxy hands one reader's profile to another.
@@ -53,6 +55,11 @@ def profile(name: str, body: bytes) -> Answer:
 def text(body: str) -> Answer:
     """Return text for people."""
     return _answer(200, _PLAIN, body.encode("utf-8", "replace"))
+
+
+def values(body: Mapping[str, object]) -> Answer:
+    """Return JSON."""
+    return _answer(200, "application/json", json.dumps(body, indent=2).encode() + b"\n")
 
 
 def page(body: str) -> Answer:

@@ -107,8 +107,10 @@ class Pull:
         refused = access.refused(request, self._token)
         if refused is not None:
             return refused
-        if request.method != "GET" and (request.method, request.path) != ("POST", "/symbol"):
-            return refusal(405, "Method not allowed", ("Allow", "GET"))
+        takes_post = request.path in ("/symbol", "/control")
+        if request.method != "GET" and not (takes_post and request.method == "POST"):
+            allowed = "GET, POST" if takes_post else "GET"
+            return refusal(405, "Method not allowed", ("Allow", allowed))
         return None
 
     def prepared(self, request: Request) -> Answer | Span:
@@ -133,6 +135,10 @@ class Pull:
             return answer.text("\0".join(getattr(sys, "orig_argv", None) or sys.argv))
         if name == "symbol":
             return answer.text("num_symbols: 0\n")  # there are no addresses: names are in place
+        if name == "control":
+            from conprof_core.pull.control import control
+
+            return control(request, has_token=self._token is not None)
         from conprof_core.pull.catalog import open_profile
 
         entry, profile = open_profile(name)

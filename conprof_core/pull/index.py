@@ -34,6 +34,7 @@ def index() -> str:
         f"<p>conprof {escape(__version__)} · {escape(state)} · process {os.getpid()} · "
         f"{escape(sys.implementation.name)} {sys.version_info[0]}.{sys.version_info[1]}</p>"
         f"<table>{rows}</table>"
+        "<p><a href=control>control</a>: what it does now; with a token it can be changed.</p>"
         "<p>Profiles are gzip-compressed pprof, for <code>go tool pprof</code>, Parca and Grafana "
         "Alloy. With several processes behind one port, each answer is of one of them.</p>"
     )
