@@ -226,6 +226,7 @@ def test_a_bad_value_changes_nothing(engine: str, option: str, value: object) ->
         assert caught.value.option == option
         result = conprof.apply_control({option: value})
         assert not result.is_applied
+        assert result.is_refused
         assert option in result.error
         assert conprof.stats()["control"] == before
 
@@ -233,7 +234,7 @@ def test_a_bad_value_changes_nothing(engine: str, option: str, value: object) ->
 def test_apply_control_takes_text_and_says_who_asked(engine: str) -> None:
     with Running():
         result = conprof.apply_control({"cpu_profile_rate": "50", "period": "60"}, "pull handler")
-        assert result == (True, "", conprof.stats()["control"])
+        assert result == (True, False, "", conprof.stats()["control"])
         assert result.state["cpu_profile_rate"] == 50
         assert result.state["sources"]["period"] == "pull handler"
         assert result.state["sources"]["enabled"] == "default"
@@ -243,7 +244,7 @@ def test_apply_control_takes_text_and_says_who_asked(engine: str) -> None:
         assert not result.is_applied
         assert "cpu_profile_rate" in result.error, "says what can change"
     result = conprof.apply_control({"enabled": "no"})
-    assert (result.is_applied, result.state) == (False, {})
+    assert (result.is_applied, result.is_refused, result.state) == (False, False, {})
     assert "no profiler runs" in result.error
     assert conprof.reconfigure(enabled=True) == {}, "harmless when nothing runs"
 

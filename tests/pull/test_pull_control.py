@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 from support.check_scrape import Response
 from support.check_valid import check_bytes
+from support.pprof_reader import parse
 
 from pull.serving import Target, serving
 
@@ -129,7 +130,7 @@ def test_a_reader_is_told_when_it_is_turned_off_meanwhile(kind: str) -> None:
 
 def allocated(target: Target) -> int:
     """Bytes of all allocations so far."""
-    return check_bytes(target.pprof("heap", KNOWS).body).total("alloc_space")
+    return parse(target.pprof("heap", KNOWS).body).total("alloc_space")
 
 
 def test_allocations_so_far_follow_the_types() -> None:
