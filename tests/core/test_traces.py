@@ -58,7 +58,11 @@ def traces(rows: Captured | Iterable[Row], function: str) -> dict[tuple[int, int
 
 
 def test_two_interleaved_requests_of_one_route_have_their_own_ids(engine: str) -> None:
-    """Their labels are equal, so nothing but the span tells them apart."""
+    """Their labels are equal, so nothing but the span tells them apart.
+
+    A turn is longer than two switch intervals of the GIL: the portable engine, which waits one for
+    it, would meet the same request again and again.
+    """
     order: list[str] = []
     spans: dict[str, Any] = {}
     trace = tracer()
@@ -66,17 +70,17 @@ def test_two_interleaved_requests_of_one_route_have_their_own_ids(engine: str) -
     async def request(name: str, work: Any) -> None:
         with request_scope({"http.request.method": "GET"}) as scope:
             with trace.start_as_current_span(name, kind=SERVER) as spans[name]:
-                for _ in range(30):
+                for _ in range(15):
                     order.append(name)
                     work()
                     await asyncio.sleep(0)
             scope.bind({"http.route": "/same"})
 
     def work_a() -> None:
-        burn(0.005)
+        burn(0.012)
 
     def work_b() -> None:
-        burn(0.005)
+        burn(0.012)
 
     async def both() -> None:
         await asyncio.gather(request("a", work_a), request("b", work_b))
@@ -84,7 +88,7 @@ def test_two_interleaved_requests_of_one_route_have_their_own_ids(engine: str) -
     with capture(**RATE) as captured:
         asyncio.run(both())
     changes = sum(one != other for one, other in itertools.pairwise(order))
-    assert changes > 50, "premise: they took turns"
+    assert changes > 25, "premise: they took turns"
     assert set(traces(captured, "work_a")) == {ids(spans["a"])}
     assert set(traces(captured, "work_b")) == {ids(spans["b"])}
     labelled = {row.labels for row in captured.rows if row.trace is not None}

@@ -179,6 +179,7 @@ def test_both_encoders_agree(name: str) -> None:
         tick=lambda: 3600.0,
         on_terminate=lambda: None,
         wall_rate_hz=0,
+        blocked_ms=100,
     )
     try:
         for work, ids in ((first_request, ONE), (second_request, TWO), (nobodys, None)):

@@ -153,7 +153,7 @@ def test_texts_for_people(target: Target) -> None:
     groups = target.pprof("goroutine?debug=1").text
     assert groups.startswith("goroutine profile: total ")
     each = target.pprof("goroutine?debug=2").text
-    assert "goroutine 1 [running]:" in each
+    assert re.search(r"(?m)^goroutine \d+ \[running\]:$", each)
     heap = target.pprof("heap?debug=1")
     assert heap.headers["content-type"] == "text/plain; charset=utf-8"
     assert re.match(r"heap profile: \d+: \d+ \[\d+: \d+\] @ heap/32768\n", heap.text)
