@@ -54,11 +54,13 @@ class Selection:
     def time_condition(self, day: int) -> str:
         """Return the SQL condition on the windows of a day, the same for all ranges that hold it.
 
-        Windows are stored with whole seconds, so bounds may be rounded without losing one.
+        Windows are stored with whole seconds: one that is in the range lies at or after its begin,
+        rounded up, and before its end, rounded up. So what was stored in this second is there now,
+        and of two ranges that touch one has it.
         """
         if self.holds(day):
             return "TRUE"
-        return f"middle_s >= {int(self.from_s)} AND middle_s < {int(self.to_s)}"
+        return f"middle_s >= {math.ceil(self.from_s)} AND middle_s < {math.ceil(self.to_s)}"
 
 
 def parse_selection(

@@ -308,3 +308,20 @@ def test_answers_about_whole_days_are_kept_until_the_day_is_written_to(
     part = Selection("cpu", ends[7] - 40, NOW, "shop")
     assert total(store, part) == query.table(store, part)["total"] == 800_000_000
     store.close()
+
+
+def test_of_ranges_that_touch_one_has_a_window_and_what_is_stored_in_this_second_is_there() -> None:
+    import duckdb
+
+    from conprof_core.agent.selection import Selection
+
+    def seconds(from_s: float, to_s: float) -> set[int]:
+        wanted = Selection("cpu", from_s, to_s).time_condition(0)
+        rows = duckdb.sql(
+            f"SELECT middle_s FROM range(60) AS windows(middle_s) WHERE {wanted}"
+        ).fetchall()
+        return {row[0] for row in rows}
+
+    assert seconds(10.2, 21.6) | seconds(21.6, 30.0) == set(range(11, 30))
+    assert not seconds(10.2, 21.6) & seconds(21.6, 30.0)
+    assert 21 in seconds(10.2, 21.001), "stored in the second that has begun"
