@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import duckdb
 import pytest
 from support import agent as make
 
@@ -311,10 +312,6 @@ def test_answers_about_whole_days_are_kept_until_the_day_is_written_to(
 
 
 def test_of_ranges_that_touch_one_has_a_window_and_what_is_stored_in_this_second_is_there() -> None:
-    import duckdb
-
-    from conprof_core.agent.selection import Selection
-
     def seconds(from_s: float, to_s: float) -> set[int]:
         wanted = Selection("cpu", from_s, to_s).time_condition(0)
         rows = duckdb.sql(
