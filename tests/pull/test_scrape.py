@@ -153,7 +153,8 @@ def test_texts_for_people(target: Target) -> None:
     groups = target.pprof("goroutine?debug=1").text
     assert groups.startswith("goroutine profile: total ")
     each = target.pprof("goroutine?debug=2").text
-    assert re.search(r"(?m)^goroutine \d+ \[running\]:$", each)
+    # Under asyncio a thread of ours takes it, which is not shown: there nothing need be running.
+    assert re.match(r"goroutine 1 \[[\w /]+\]:\n", each)
     heap = target.pprof("heap?debug=1")
     assert heap.headers["content-type"] == "text/plain; charset=utf-8"
     assert re.match(r"heap profile: \d+: \d+ \[\d+: \d+\] @ heap/32768\n", heap.text)
