@@ -178,6 +178,11 @@ _GOROUTINES: Final = Shape(
     "tasks", (("goroutine", "count", "tasks"),), ("goroutine", "count"), 1, "goroutine"
 )
 
+# Go's has ``contentions`` besides, which nobody counts here: no lock is wrapped.
+_BLOCK: Final = Shape(
+    "block", (("delay", "nanoseconds", "lock_wait_ns"),), ("contentions", "count"), 1, "delay"
+)
+
 
 def go(measured: Measured = Measured()) -> Naming:  # noqa: B008 - immutable
     """Return the names of Go's profiles, which every pprof tool knows: one for each type."""
@@ -238,6 +243,8 @@ def pull_shape(name: str, measured: Measured = Measured()) -> Shape:  # noqa: B0
     """Return the one profile that Go calls ``name``. It must be measured."""
     if name == "goroutine":
         return _GOROUTINES
+    if name == "block":
+        return _BLOCK
     kind = {"profile": "cpu", "allocs": "heap"}.get(name, name)
     (shape,) = (shape for shape in go(measured).shapes if shape.name == kind)
     return shape._replace(default_sample_type="alloc_space") if name == "allocs" else shape

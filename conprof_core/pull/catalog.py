@@ -33,6 +33,7 @@ class Entry(NamedTuple):
 CATALOG: Final = (
     Entry("profile", ProfileType.CPU, True, "CPU time of the next ?seconds= (30)"),
     Entry("wall", ProfileType.WALL, True, "elapsed time of the next ?seconds= (30)"),
+    Entry("block", ProfileType.WALL, True, "waits for locks in the next ?seconds= (30)"),
     Entry("heap", ProfileType.HEAP, False, "live memory, and all allocations since the start"),
     Entry("allocs", ProfileType.HEAP, False, "the same, allocations first"),
     Entry("goroutine", None, False, "threads, asyncio tasks and greenlets"),

@@ -31,6 +31,11 @@ def allocate(kilobytes: int) -> str:
     return str(len(kept))
 
 
+def wait_for_the_lock(lock: threading.Lock) -> None:
+    """Wait for a lock that nobody gives back, as long as the process serves."""
+    lock.acquire(timeout=3600)
+
+
 def flask_app() -> Any:
     """A Flask application."""
     from flask import Flask
@@ -132,6 +137,9 @@ def serve_asgi(app: Any) -> None:
 
 if __name__ == "__main__":
     kind = sys.argv[1]
+    held = threading.Lock()
+    held.acquire()
+    threading.Thread(target=wait_for_the_lock, args=(held,), daemon=True).start()
     if kind == "flask":
         serve_wsgi(flask_app())
     elif kind == "starlette":

@@ -85,6 +85,9 @@ def test_scrapers_take_every_profile(target: Target, served: str) -> None:
     assert all("pprof" not in route for route in cpu.by_label("http.route", "cpu"))
     wall = check_scrape(target.pprof("wall?seconds=1"), is_delta=True)
     assert wall.total("wall") >= 1e9
+    block = check_scrape(target.pprof("block?seconds=1"), is_delta=True)
+    assert [(kind.type, kind.unit) for kind in block.sample_types] == [("delay", "nanoseconds")]
+    assert block.by_function("delay")["wait_for_the_lock"] == pytest.approx(1e9, rel=0.3)
     first = check_scrape(target.pprof("allocs"), is_delta=False)
     assert [kind.type for kind in first.sample_types] == [
         "alloc_objects",
@@ -121,6 +124,7 @@ def test_the_real_tool_reads_every_endpoint(target: Target, tool: str, tmp_path:
     for path, kind, shows in (
         ("profile?seconds=1", "cpu", "burn"),
         ("wall?seconds=1", "wall", ""),
+        ("block?seconds=1", "delay", "wait_for_the_lock"),
         ("heap", "inuse_space", "allocate"),
         ("allocs", "alloc_space", "allocate"),
         ("allocs?seconds=1", "alloc_space", ""),
