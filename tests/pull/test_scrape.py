@@ -171,7 +171,6 @@ def test_texts_for_people(target: Target) -> None:
 def test_what_cannot_be_had_is_said_as_go_says_it(target: Target) -> None:
     for path, status in (
         ("mutex", 404),
-        ("block", 404),
         ("threadcreate", 404),
         ("nothing/at/all", 404),
         ("profile?seconds=0", 400),
