@@ -18,6 +18,7 @@ from support.fake_pyroscope import FakePyroscope
 from support.pprof_reader import parse
 
 from conformance.receivers import binary, free_port, running
+from conformance.windows import values
 from conprof_core import Config, Profiler, labels, testing
 from conprof_core._engine import Row
 from conprof_core._engine._table import PortableWindow
@@ -114,8 +115,7 @@ def rows() -> list[Row]:
         frames.insert(0, (f"leaf_{n % 19}", "/srv/leaf.py", 1, 1))
         frames.append(("[lost]", "", 0, 0) if n % 17 == 0 else ("<module>", "/srv/m.py", 1, 1))
         found = (("http.route", f"/r/{n % 7}"), ("http.response.status_class", f"{n % 4 + 2}xx"))
-        values = [n % 5, n * 1_000_003, n % 3, n * 7, n % 2, n % 4, n * 10, n % 6, n * 512, n % 9]
-        made.append(Row(tuple(frames), found, f"worker-{n % 3}", *values))
+        made.append(Row(tuple(frames), found, f"worker-{n % 3}", **values(n)))
     return made
 
 

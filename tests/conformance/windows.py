@@ -23,6 +23,14 @@ def exporter_of(url: str) -> OTLPExporter:
     return exporter
 
 
+def values(n: int) -> dict[str, int]:
+    """Return a value for each column that there is, often 0, and sums that tell columns apart."""
+    return {
+        column: (n + place) % (place % 5 + 2) * (place * 1_009 + 1)
+        for place, column in enumerate(Row._fields[3:-1])
+    }
+
+
 def rows() -> list[Row]:
     """Rows of all types with stacks and labels that repeat, and frames without a file."""
     made = []
@@ -33,8 +41,7 @@ def rows() -> list[Row]:
         ]
         frames.append(("[lost]", "", 0, 0) if n % 17 == 0 else ("<module>", "/srv/m.py", 1, 1))
         found = (("http.route", f"/r/{n % 7}"), ("tenant", str(n % 11)))
-        values = [n % 5, n * 1_000_003, n % 3, n * 7, n % 2, n % 4, n * 10, n % 6, n * 512, n % 9]
-        made.append(Row(tuple(frames), found, "worker", *values))
+        made.append(Row(tuple(frames), found, "worker", **values(n)))
     return made
 
 
