@@ -175,7 +175,8 @@ def post(server: FakePyroscope, path: str, body: bytes, **headers: str) -> tuple
         with urllib.request.urlopen(request, timeout=10) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
-        return error.code, error.read()
+        with error:
+            return error.code, error.read()
 
 
 def test_what_a_client_hears(server: FakePyroscope) -> None:

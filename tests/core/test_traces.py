@@ -52,7 +52,8 @@ def traces(rows: Captured | Iterable[Row], function: str) -> dict[tuple[int, int
     """Ids → samples of the rows that have a function on their stack, or in its qualified name."""
     found: dict[tuple[int, int] | None, int] = {}
     for row in rows.rows if isinstance(rows, Captured) else rows:
-        if any(frame[0].endswith(function) for frame in row.frames):
+        # A thread that begins or ends runs no Python, is shown at its target, and has no context.
+        if len(row.frames) > 1 and any(frame[0].endswith(function) for frame in row.frames):
             found[row.trace] = found.get(row.trace, 0) + row.samples
     return found
 
