@@ -148,7 +148,8 @@ def _fetch(url: str, wanted: str | None) -> bytes:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
             data = answer.read(limits.MAX_PROFILE + 1)
     except urllib.error.HTTPError as error:
-        detail = error.read(300).decode("utf-8", "replace").strip()
+        with error:
+            detail = error.read(300).decode("utf-8", "replace").strip()
         raise AgentError(f"{url}: HTTP {error.code} {detail}") from None
     except (OSError, ValueError) as error:
         raise AgentError(f"{url}: {getattr(error, 'reason', error)}") from None

@@ -92,6 +92,7 @@ def _ask_url(url: str, debug: int) -> str:
         with urllib.request.urlopen(address, timeout=_TIMEOUT_S) as answer:
             data: bytes = answer.read()
     except urllib.error.HTTPError as error:
+        error.close()
         raise _CannotAskError(f"{address}: {error.code} {error.reason}") from None
     except OSError as error:
         reason = getattr(error, "reason", None) or error
