@@ -19,7 +19,7 @@ from conprof_core.testing import capture
 order = []
 
 def burn():
-    until = time.thread_time() + 0.005
+    until = time.thread_time() + 0.012  # two switch intervals: see test_traces
     while time.thread_time() < until:
         sum(range(500))
 
@@ -38,7 +38,7 @@ def alone():
 async def request(name, turn):
     with root_span(name) as ids:
         with request_scope({"http.request.method": "GET"}) as scope:
-            for _ in range(30):
+            for _ in range(15):
                 order.append(name)
                 turn()
                 with child_span("inner"):
@@ -139,7 +139,7 @@ def test_requests_have_the_ids_of_their_root_spans(
     found = observe(setup + REQUESTS, name if source == "named" else source)
     changes = found.pop("changes")
     assert isinstance(changes, int)
-    assert changes > 50, "premise: the two took turns"
+    assert changes > 25, "premise: the two took turns"
     assert found == {
         "a": True,
         "b": True,

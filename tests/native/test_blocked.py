@@ -156,7 +156,8 @@ def test_many_short_callbacks_in_one_turn_are_no_block() -> None:
     with capture(profile_types=[conprof.WALL]) as captured:
         run("asyncio", main)
     assert longest[0] > 0.5, "the premise: one turn, and a long one"
-    assert blocked_s(captured.rows) <= 2 * sum(each for each in took if each > 0.04)
+    # Less than the turn would be; on a busy machine a callback, or two, may be long themselves.
+    assert blocked_s(captured.rows) < longest[0] / 2 + 2 * sum(each for each in took if each > 0.04)
 
 
 def switches(tid: int) -> int:

@@ -162,7 +162,8 @@ def test_suspended_tasks_wait_with_their_labels() -> None:
     assert rows, "the premise: tasks were seen"
     for route in ("/0", "/1"):
         waited = wall_s(captured, "long_wait", route=route)
-        assert 0.6 * 10 * SECONDS < waited < 1.2 * 10 * SECONDS, route
+        # Less by the time until the first look, which is long under a sanitizer.
+        assert 0.4 * 10 * SECONDS < waited < 1.2 * 10 * SECONDS, route
     assert all("select" not in frame[0] for row in rows for frame in row.frames)
 
 

@@ -216,7 +216,6 @@ def test_live_memory_of_the_portable_engine() -> None:
         assert target.pprof("allocs").status == 404
 
 
-@pytest.mark.parametrize("engine", ["native", "portable"])
 def test_readers_at_once_and_uploads_all_get_what_is_theirs(engine: str, tmp_path: Path) -> None:
     environment = {
         "CONPROF_ENGINE": engine,
