@@ -133,10 +133,10 @@ class TraceBound:
 class Table:
     """Rows of one window in the making. Not thread-safe: the engine's lock guards it."""
 
-    def __init__(self, max_stacks: int) -> None:
+    def __init__(self, max_stacks: int, start_ns: int = 0) -> None:
         self._max_stacks = max_stacks
         self._entries: dict[Any, _Entry] = {}
-        self._start_ns = time.time_ns()
+        self._start_ns = start_ns or time.time_ns()
         self._truncated = 0
         self._lost_samples = 0
         self._lost_cpu_ns = 0
@@ -192,8 +192,11 @@ class Table:
         before = self._synthetic.get(name, (0, 0))
         self._synthetic[name] = (before[0] + samples, before[1] + cpu_ns)
 
-    def close(self, more: Sequence[Row] = ()) -> PortableWindow:
-        """Return the rows with names, lines and the labels as they are bound now, and ``more``."""
+    def close(self, more: Sequence[Row] = (), end_ns: int = 0) -> PortableWindow:
+        """Return the rows with names, lines and the labels as they are bound now, and ``more``.
+
+        What ends where another table begins is told so by ``end_ns``: this takes a while.
+        """
         merged: dict[tuple[Any, ...], list[int]] = {}
         for entry in self._entries.values():
             frames = tuple(
@@ -219,7 +222,7 @@ class Table:
             "truncated": self._truncated,
             "trace_ids_refused": self._traces_seen.refused,
         }
-        return PortableWindow(rows, self._start_ns, counters)
+        return PortableWindow(rows, self._start_ns, counters, end_ns)
 
 
 def _items(labels: LabelCell | LabelSet | None) -> tuple[tuple[str, str], ...]:

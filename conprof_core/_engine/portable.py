@@ -194,13 +194,14 @@ class PortableEngine:
             table = self._table or Table(0)
             if self._clocks is not None and not self._paused:
                 self._add_rest(table, self._clocks)
-            self._table = Table(self._settings.max_stacks) if self._running else None
+            now_ns = time.time_ns()
+            self._table = Table(self._settings.max_stacks, now_ns) if self._running else None
         _tracking.keep_only(set(sys._current_frames()))
         traced = self._traced.rows() if alive and self._traced is not None else ()
         if self._traced is not None and not self._running:
             self._traced.stop()
             self._traced = None
-        return table.close(traced)
+        return table.close(traced, now_ns)
 
     def join(
         self,

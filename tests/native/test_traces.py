@@ -75,7 +75,6 @@ def test_every_bit_arrives() -> None:
     with capture(cpu_profile_rate=1000) as captured:
         in_cell(cell, lambda: burn(0.1))
     assert set(traces(captured, "burn")) == {(high << 64 | low, span)}
-    assert sum(traces(captured, "burn").values()) > 5
 
 
 @pytest.mark.parametrize("provisional", [True, False])
