@@ -101,7 +101,7 @@ class Running:
         return _content(self._err)
 
     def wait_for_line(self, text: str, timeout_s: float = TIMEOUT_S) -> str:
-        """Return the first line of stdout that starts with ``text``.
+        """Return the first line of stdout that starts with ``text``, once it is whole.
 
         Raises:
             AssertionError: it did not come in time, or the process ended first.
@@ -109,9 +109,9 @@ class Running:
         deadline = time.monotonic() + timeout_s
         while True:
             ended = self._popen.poll() is not None
-            for line in self.stdout.splitlines():
-                if line.startswith(text):
-                    return line
+            for line in self.stdout.splitlines(keepends=True):
+                if line.startswith(text) and line.endswith("\n"):
+                    return line.rstrip("\n")
             if ended or time.monotonic() > deadline:
                 why = "it ended first" if ended else f"not within {timeout_s:g} s"
                 raise AssertionError(f"no {text!r}: {why}\n{self._result().describe()}")
