@@ -19,6 +19,7 @@
 #include "offcpu.h"
 #include "sampler.h"
 #include "session.h"
+#include "turn.h"
 
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
@@ -80,6 +81,8 @@ static double
 call_python(PyObject **callback)
 {
     double seconds = -1;
+    conprof_turn_begin();
+    rouse(); /* the drain looks at how we fare */
     PyGILState_STATE state = PyGILState_Ensure();
     PyObject *function = Py_XNewRef(*callback);
     PyObject *result = function == NULL ? NULL : PyObject_CallNoArgs(function);
@@ -91,6 +94,7 @@ call_python(PyObject **callback)
     }
     Py_XDECREF(result);
     Py_XDECREF(function);
+    conprof_turn_end();
     PyGILState_Release(state);
     return seconds;
 }
@@ -173,10 +177,11 @@ static void
 terminate(void)
 {
     if (sem_init(&terminate_is_done, 0, 0) == 0 && spawn(run_terminate)) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_sec += CONPROF_TERMINATE_S;
-        while (sem_timedwait(&terminate_is_done, &until) != 0 && errno == EINTR) {
+        uint64_t until = monotonic_ns() + CONPROF_TERMINATE_S * UINT64_C(1000000000), now;
+        while (sem_trywait(&terminate_is_done) != 0 && (now = monotonic_ns()) < until) {
+            struct timespec pause = {.tv_nsec = 2000000};
+            nanosleep(&pause, NULL);
+            conprof_turn_look(now);
         }
     }
     signal(SIGTERM, SIG_DFL);
@@ -328,6 +333,8 @@ wait_for_work(void)
     }
     uint64_t look = conprof_offcpu_wait_ns(now);
     left = look < left ? look : left;
+    uint64_t turn = conprof_turn_wait_ns(now);
+    left = turn < left ? turn : left;
     uint64_t tasks = atomic_load(&next_task_look_ns);
     if (tasks != 0 && tasks != UINT64_MAX) {
         uint64_t until = tasks > now ? tasks - now : 0;
@@ -383,6 +390,7 @@ run_drain(void *argument)
         }
         conprof_session_drain(is_called);
         conprof_session_look();
+        conprof_turn_look(monotonic_ns());
         look_at_tasks();
         if (!atomic_load(&is_stopping) && monotonic_ns() >= atomic_load(&next_tick_ns) &&
             !atomic_exchange(&tick_is_running, true) && !spawn(run_tick)) {
@@ -434,6 +442,7 @@ conprof_drain_reset(void)
 {
     atomic_store(&total_ns, 0);
     atomic_store(&signal_changes, 0);
+    conprof_turn_forget();
 }
 
 void

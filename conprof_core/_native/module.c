@@ -22,6 +22,7 @@
 #include "thread_facts.h"
 #include "thread_hook.h"
 #include "threads.h"
+#include "turn.h"
 #include "wait_place.h"
 #include "window_object.h"
 #include "with_blocks.h"
@@ -192,7 +193,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     unsigned long long untracked = conprof_threads_refused(),
                        label_sets_refused = conprof_labels_refused();
     conprof_unlock();
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsIsKsKsKsKsKsKsisKsKsKsKsI}", /**/
+    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsIsKsKsKsKsKsKsisKsKsKsKsIsK}", /**/
                          "signals", (unsigned long long)c->signals,                        /**/
                          "samples", (unsigned long long)c->samples,                        /**/
                          "walks_carried", (unsigned long long)c->carried_stale,            /**/
@@ -222,7 +223,8 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
                          "wall_looks", (unsigned long long)wall.looks,                     /**/
                          "wall_captures", (unsigned long long)wall.captures,               /**/
                          "wall_torn", (unsigned long long)wall.torn, "loop_blocks", blocks,
-                         "loops_watched", watched);
+                         "loops_watched", watched, "turns_asked",
+                         (unsigned long long)conprof_turns_asked());
 }
 
 static PyObject *

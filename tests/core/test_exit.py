@@ -49,9 +49,13 @@ for _ in range(4):
     threading.Thread(target=work, daemon=True).start()
 burn(0.1)
 """
-    for _ in range(3):
+    # The portable engine competes for the GIL with all of them: on a busy machine the two seconds
+    # that exit may take are not always enough.
+    for _ in range(3 if engine == "native" else 9):
         result = run_script(START + body, agent.url)
         assert not result.stderr
+        if len(agent.accepted) >= 3:
+            break
     for upload in agent.wait_for(3):
         assert upload.profile.by_label("job").get("daemon", 0) > 0
 

@@ -28,6 +28,13 @@ def own_interval() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+@pytest.fixture
+def native(engine: str) -> None:
+    """Only the drain of the native engine asks the main thread."""
+    if engine != "native":
+        pytest.skip("the portable engine has nobody who could ask without the GIL")
+
+
 def test_short_within_and_restored_after() -> None:
     with ShortTurns():
         with ShortTurns():
@@ -107,20 +114,50 @@ def test_uploads_have_it() -> None:
     assert interval_us() == 5_000
 
 
-def test_windows_leave_while_a_thread_hogs_the_gil() -> None:
-    """It offers the GIL all the time, for a moment, and so is never asked for it."""
+@pytest.mark.parametrize("numbers", [5_000, 20_000, 100_000], ids="hold {} numbers".format)
+def test_windows_leave_while_the_main_thread_hogs_the_gil(native: None, numbers: int) -> None:
+    """It offers the GIL all the time, for a moment, and so is never asked for it by CPython."""
     run_script(
         """
-import os, time
+import os, sys, time
+import conprof_core as conprof
 from conprof_core.testing import capture
 
 null = os.open(os.devnull, os.O_WRONLY)
 with capture(cpu_duration=0.5, period=0.5) as captured:
-    until = time.monotonic() + 12
+    until = time.monotonic() + 20
     while time.monotonic() < until and len(captured.windows) < 2:
         for _ in range(20):
-            sum(range(20_000))
+            sum(range(int(sys.argv[1])))
             os.write(null, b".")
     assert len(captured.windows) >= 2, len(captured.windows)
+    assert conprof.stats()["engine_stats"]["turns_asked"] > 0, "the premise: it was in the way"
 """,
+        str(numbers),
+    )
+
+
+def test_an_agent_that_hangs_costs_the_main_thread_few_turns(native: None) -> None:
+    """Who waits for an agent looks like who waits for the GIL: asking becomes rare."""
+    run_script(
+        """
+import time
+import conprof_core as conprof
+from conprof_core.exporters import EncodedWindow, Outcome
+from conprof_core.testing import MemoryExporter
+
+class Slow(MemoryExporter):
+    def export(self, window: EncodedWindow, timeout_s: float) -> Outcome:
+        time.sleep(4)
+        return super().export(window, timeout_s)
+
+profiler = conprof.Profiler(exporters=[Slow()], cpu_duration=0.2, period=0.2)
+profiler.start()
+until = time.monotonic() + 4
+while time.monotonic() < until:
+    sum(range(1000))
+asked = conprof.stats()["engine_stats"]["turns_asked"]
+assert 0 < asked < 120, asked
+profiler.stop()
+"""
     )
