@@ -181,50 +181,59 @@ postfork_child(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* GIL held. */
 static PyObject *
 stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     const struct conprof_counters *c = &conprof_sampler.counters;
     conprof_lock();
-    unsigned int threads = conprof_threads_count(), labels = conprof_labels_alive();
     struct conprof_offcpu_counters wall = conprof_offcpu_counters();
-    unsigned long long blocks = conprof_blocked_count();
-    unsigned int watched = conprof_blocked_watched();
-    unsigned long long untracked = conprof_threads_refused(),
-                       label_sets_refused = conprof_labels_refused();
+    const struct {
+        const char *name;
+        uint64_t value;
+    } values[] = {
+        {"signals", c->signals},
+        {"samples", c->samples},
+        {"walks_carried", c->carried_stale},
+        {"ring_full_carried", c->carried_full},
+        {"unwalkable", c->unwalkable},
+        {"truncated", c->truncated},
+        {"timer_overruns", c->overruns},
+        {"foreign_signals", c->foreign},
+        {"subinterpreter_samples", c->subinterpreter},
+        {"native_samples", c->native},
+        {"handler_ns", c->handler_ns},
+        {"accounted_ns", c->accounted_ns},
+        {"drain_cpu_ns", conprof_drain_cpu_ns()},
+        {"turns_asked", conprof_turns_asked()},
+        {"threads", conprof_threads_count()},
+        {"threads_untracked", conprof_threads_refused()},
+        {"label_sets", conprof_labels_alive()},
+        {"label_sets_refused", conprof_labels_refused()},
+        {"heap_blocks", conprof_heap_table_used()},
+        {"heap_mean_bytes", conprof_heap.mean},
+        {"heap_samples", conprof_heap.samples},
+        {"heap_blocks_refused", conprof_heap.refused},
+        {"heap_samples_lost", conprof_heap.lost},
+        {"heap_stacks_refused", conprof_heap.stacks_refused},
+        {"heap_hooks_detached", conprof_heap.detached},
+        {"signal_number", (uint64_t)conprof_sampler.signal_number},
+        {"wall_looks", wall.looks},
+        {"wall_captures", wall.captures},
+        {"wall_torn", wall.torn},
+        {"loop_blocks", conprof_blocked_count()},
+        {"loops_watched", conprof_blocked_watched()},
+    };
     conprof_unlock();
-    return Py_BuildValue("{sKsKsKsKsKsKsKsKsKsKsKsKsKsIsIsKsKsIsKsKsKsKsKsKsisKsKsKsKsIsK}", /**/
-                         "signals", (unsigned long long)c->signals,                        /**/
-                         "samples", (unsigned long long)c->samples,                        /**/
-                         "walks_carried", (unsigned long long)c->carried_stale,            /**/
-                         "ring_full_carried", (unsigned long long)c->carried_full,         /**/
-                         "unwalkable", (unsigned long long)c->unwalkable,                  /**/
-                         "truncated", (unsigned long long)c->truncated,                    /**/
-                         "timer_overruns", (unsigned long long)c->overruns,                /**/
-                         "foreign_signals", (unsigned long long)c->foreign,                /**/
-                         "subinterpreter_samples", (unsigned long long)c->subinterpreter,  /**/
-                         "native_samples", (unsigned long long)c->native,                  /**/
-                         "handler_ns", (unsigned long long)c->handler_ns,                  /**/
-                         "accounted_ns", (unsigned long long)c->accounted_ns,              /**/
-                         "drain_cpu_ns", (unsigned long long)conprof_drain_cpu_ns(),       /**/
-                         "threads", threads,                                               /**/
-                         "label_sets", labels,                                             /**/
-                         "threads_untracked", untracked,                                   /**/
-                         "label_sets_refused", label_sets_refused,                         /**/
-                         "heap_blocks", (unsigned int)conprof_heap_table_used(),           /**/
-                         "heap_mean_bytes", (unsigned long long)conprof_heap.mean,         /**/
-                         "heap_samples", (unsigned long long)conprof_heap.samples,         /**/
-                         "heap_blocks_refused", (unsigned long long)conprof_heap.refused,  /**/
-                         "heap_samples_lost", (unsigned long long)conprof_heap.lost,       /**/
-                         "heap_stacks_refused",
-                         (unsigned long long)conprof_heap.stacks_refused,                  /**/
-                         "heap_hooks_detached", (unsigned long long)conprof_heap.detached, /**/
-                         "signal_number", conprof_sampler.signal_number,                   /**/
-                         "wall_looks", (unsigned long long)wall.looks,                     /**/
-                         "wall_captures", (unsigned long long)wall.captures,               /**/
-                         "wall_torn", (unsigned long long)wall.torn, "loop_blocks", blocks,
-                         "loops_watched", watched, "turns_asked",
-                         (unsigned long long)conprof_turns_asked());
+    PyObject *result = PyDict_New();
+    for (size_t i = 0; result != NULL && i < sizeof values / sizeof values[0]; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(values[i].value);
+        if (value == NULL || PyDict_SetItemString(result, values[i].name, value) < 0) {
+            Py_CLEAR(result);
+        }
+        Py_XDECREF(value);
+    }
+    return result;
 }
 
 static PyObject *
