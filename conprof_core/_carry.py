@@ -108,6 +108,8 @@ def _patch_threads() -> None:
 
 def _is_service(thread: threading.Thread) -> bool:
     target = getattr(thread, "_target", None)
+    if getattr(target, "__module__", None) == _POOLS:
+        return True  # said first: asgiref starts such a thread for each request
     names = (type(thread).__module__, getattr(target, "__module__", None) or "")
     return any(name.partition(".")[0] in _SERVICE_MODULES for name in names)
 

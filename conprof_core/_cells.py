@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Final, final
+from typing import Final, Self, final
 
 from conprof_core._limits import MAX_LABEL_SETS
 
 __all__ = [
     "LabelCell",
     "LabelSet",
+    "PlainScope",
     "context_var",
     "enter_request",
     "switch_request",
     "intern_labels",
+    "use_scope_state",
 ]
 
 _Items = tuple[tuple[str, str], ...]
@@ -125,3 +127,51 @@ def switch_request(cell: LabelCell, following: LabelCell | None, /) -> bool:
         return False
     context_var.set(following)
     return True
+
+
+class PlainScope:
+    """The fields of a ``RequestScope``; its methods are all Python where there is no extension."""
+
+    __slots__ = ("_base", "_cell", "_is_counted", "_late", "_outer")
+
+    def __init__(
+        self,
+        base: Mapping[str, str] | LabelSet,
+        late: Callable[[], Mapping[str, str] | LabelSet | None] | None = None,
+    ) -> None:
+        self._base = base
+        self._late = late
+        self._is_counted = False
+        self._cell: LabelCell | None = None
+        self._outer: LabelCell | None = None
+
+    def enter(self) -> Self:
+        """Label what the current context does from here on; returns the scope."""
+        return self._enter()
+
+    def bind(self, bound: Mapping[str, str] | LabelSet) -> None:
+        """Add labels, for the samples already taken as well. Works after ``exit()`` too."""
+        self._bind(bound)
+
+    def exit(self) -> None:
+        """Put back what was there before; harmless when called twice or in another context."""
+        self._exit()
+
+    def __enter__(self) -> Self:
+        return self._enter()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._exit()
+
+    def _enter(self) -> Self:
+        raise NotImplementedError
+
+    def _bind(self, bound: Mapping[str, str] | LabelSet) -> None:
+        raise NotImplementedError
+
+    def _exit(self) -> None:
+        raise NotImplementedError
+
+
+def use_scope_state(*state: object) -> None:
+    """Tell the extension where to find what decides; here ``_scope`` itself reads it."""

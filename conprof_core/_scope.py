@@ -5,25 +5,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from conprof_core import _labels, _log, _tracking
-from conprof_core._labels import LabelSet, context_var, merge, nested_cells, set_of
+from conprof_core._labels import LabelSet, context_var, merge, set_of
 from conprof_core._threads import new_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
+    from collections.abc import Mapping
     from typing import Self, TypeAlias
 
-    from conprof_core._cells import LabelCell, enter_request, switch_request
+    from conprof_core._cells import (
+        LabelCell,
+        PlainScope,
+        enter_request,
+        switch_request,
+        use_scope_state,
+    )
 
     Labels: TypeAlias = Mapping[str, str] | LabelSet
 else:
     from conprof_core._labels import LabelCell
 
     try:
-        from conprof_core._native import enter_request, switch_request
+        from conprof_core._native import (
+            PlainScope,
+            enter_request,
+            switch_request,
+            use_scope_state,
+        )
     except ImportError:
-        from conprof_core._cells import enter_request, switch_request
-
+        from conprof_core._cells import (
+            PlainScope,
+            enter_request,
+            switch_request,
+            use_scope_state,
+        )
 
 __all__ = [
     "RequestScope",
@@ -55,7 +69,7 @@ def set_sampling(value: bool) -> None:
     _is_sampling = value
 
 
-class RequestScope:
+class RequestScope(PlainScope):
     """The labels of one request, entered before routing and bound when the route is known.
 
     Samples taken between ``enter()`` and ``bind()`` get the bound labels too. A scope that is never
@@ -71,17 +85,11 @@ class RequestScope:
     task, leaves that context alone. A scope is entered once.
     """
 
-    __slots__ = ("_base", "_cell", "_is_counted", "_late", "_outer")
+    # ``PlainScope`` has the fields, and ``enter()``, ``bind()`` and ``exit()``: in the extension
+    # they do what most requests need, and call what follows here for all else.
+    __slots__ = ()
 
-    def __init__(self, base: Labels, late: Callable[[], Labels | None] | None = None) -> None:
-        self._base = base
-        self._late = late
-        self._is_counted = False
-        self._cell: LabelCell | None = None
-        self._outer: LabelCell | None = None
-
-    def enter(self) -> Self:
-        """Label what the current context does from here on; returns the scope."""
+    def _enter(self) -> Self:
         if not _is_sampling:
             return self
         base = self._base
@@ -104,25 +112,18 @@ class RequestScope:
         switch_request(outer, cell)
         return cell
 
-    def bind(self, bound: Labels) -> None:
-        """Add labels, for the samples already taken as well. Works after ``exit()`` too."""
+    def _bind(self, bound: Labels) -> None:
         cell = self._cell
         if cell is not None:
             if _labels.read_trace is not None:
                 _labels.read_trace(cell)
-            # What every request does is written out here: a call costs more than what it would do.
-            if type(bound) is LabelSet and self._outer is None and not nested_cells:
-                cell.bind(bound)
-            else:
-                bound = self._bind_to(cell, bound)
+            own = self._bind_to(cell, bound)
             if not self._is_counted:
                 self._is_counted = True
-                _bound.append(bound)
+                _bound.append(own)
                 if len(_bound) > _MAX_UNCOUNTED:
                     _count()
-            if self._late is not None:
-                _in_flight.discard(self)
-                self._late = None  # often a method of what holds the scope: no cycle stays
+            self._forget_late()
 
     def _bind_to(self, cell: LabelCell, bound: Labels) -> LabelSet:
         if type(bound) is LabelSet:
@@ -152,28 +153,20 @@ class RequestScope:
         if bound is not None and cell is not None and self in _in_flight:
             self._bind_to(cell, bound)
 
-    def exit(self) -> None:
-        """Put back what was there before; harmless when called twice or in another context."""
+    def _exit(self) -> None:
         cell = self._cell
-        if cell is None:
-            return
+        if cell is not None:
+            self._forget_late()
+            if switch_request(cell, self._outer) and _tracking.thread_cells is not None:
+                _tracking.note(self._outer)
+
+    def _forget_late(self) -> None:
         if self._late is not None:
             _in_flight.discard(self)
-            self._late = None
-        if switch_request(cell, self._outer) and _tracking.thread_cells is not None:
-            _tracking.note(self._outer)
+            self._late = None  # often a method of what holds the scope: no cycle stays
 
-    def __enter__(self) -> Self:
-        return self.enter()
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        tb: TracebackType | None = None,
-    ) -> None:
-        self.exit()
-
+use_scope_state(globals(), vars(_labels), vars(_tracking), _in_flight, _bound, _labels.nested_cells)
 
 request_scope = RequestScope
 """Reads as a verb at the call site; see ``RequestScope``."""

@@ -185,13 +185,15 @@ cell_new(PyTypeObject *Py_UNUSED(type), PyObject *args, PyObject *kwargs)
     return made;
 }
 
-static PyObject *
-cell_bind(PyObject *self, PyObject *labels)
+bool
+conprof_is_label_set(PyObject *value)
 {
-    if (!Py_IS_TYPE(labels, &label_set_type)) {
-        PyErr_SetString(PyExc_TypeError, "bind() takes a LabelSet");
-        return NULL;
-    }
+    return value != NULL && Py_IS_TYPE(value, &label_set_type);
+}
+
+void
+conprof_label_cell_bind(PyObject *self, PyObject *labels)
+{
     conprof_label_cell *cell = (conprof_label_cell *)self;
     bool was_provisional = atomic_exchange(&cell->is_provisional, false);
     cell_set(cell, labels);
@@ -199,6 +201,16 @@ cell_bind(PyObject *self, PyObject *labels)
         (atomic_load(&cell->was_sampled) || conprof_labels_was_looked(cell->id))) {
         conprof_label_records_bind(cell->id, ((conprof_label_set *)labels)->record);
     }
+}
+
+static PyObject *
+cell_bind(PyObject *self, PyObject *labels)
+{
+    if (!conprof_is_label_set(labels)) {
+        PyErr_SetString(PyExc_TypeError, "bind() takes a LabelSet");
+        return NULL;
+    }
+    conprof_label_cell_bind(self, labels);
     Py_RETURN_NONE;
 }
 

@@ -80,6 +80,12 @@ PyTypeObject *conprof_labels_cell_type(void);
 /* GIL held. A new cell of a LabelSet; NULL with an exception when it is none. */
 PyObject *conprof_label_cell_new(PyObject *labels, bool is_provisional);
 
+/* GIL held. Gives a cell its final LabelSet; samples already taken under it get that as well. */
+void conprof_label_cell_bind(PyObject *cell, PyObject *labels);
+
+/* GIL held. */
+bool conprof_is_label_set(PyObject *value);
+
 /* The marks of no cell. */
 struct conprof_marks conprof_marks_none(void);
 
