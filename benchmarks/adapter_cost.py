@@ -2,9 +2,9 @@
 
 The same application is called in this process, without a server, with and without the adapter, the
 profiler running in both cases, in short slices in random order. So what is shown is the adapter
-alone; what sampling costs is in the other benchmarks. It is the CPU time of the thread that calls the
-application: the clock of a process moves by whole ticks of the kernel while a timer runs on it, as
-the engine's does.
+alone; what sampling costs is in the other benchmarks. It is the CPU time of the thread that calls
+the application: the clock of a process moves by whole ticks of the kernel while a timer runs on it,
+as the engine's does.
 
 A slice that is measured follows one of the same kind. Both applications run the same framework
 code, whose inline caches know the types that came last; a server has one application only.
