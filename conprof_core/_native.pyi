@@ -150,6 +150,7 @@ def use_scope_state(
     in_flight: set[Any],
     bound: list[LabelSet],
     nested: dict[int, list[tuple[LabelCell, LabelSet]]],
+    max_uncounted: int,
     /,
 ) -> None: ...
 def prefork() -> None: ...

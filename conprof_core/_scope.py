@@ -166,7 +166,15 @@ class RequestScope(PlainScope):
             self._late = None  # often a method of what holds the scope: no cycle stays
 
 
-use_scope_state(globals(), vars(_labels), vars(_tracking), _in_flight, _bound, _labels.nested_cells)
+use_scope_state(
+    globals(),
+    vars(_labels),
+    vars(_tracking),
+    _in_flight,
+    _bound,
+    _labels.nested_cells,
+    _MAX_UNCOUNTED,
+)
 
 request_scope = RequestScope
 """Reads as a verb at the call site; see ``RequestScope``."""

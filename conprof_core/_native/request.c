@@ -7,9 +7,6 @@
 #include "labels.h"
 #include "session.h"
 
-/* Requests that are bound and not yet counted, at most; then Python counts them. */
-#define MAX_UNCOUNTED 4096
-
 typedef struct {
     PyObject_HEAD PyObject *base; /* labels until it is bound */
     PyObject *late;               /* None, or says that the scope can be asked for labels */
@@ -20,6 +17,7 @@ typedef struct {
 /* owner: GIL holder; set once. Dictionaries of modules, and what is in them for good. */
 static PyObject *scope_globals, *labels_globals, *tracking_globals;
 static PyObject *in_flight, *bound, *nested_cells;
+static Py_ssize_t max_uncounted; /* of `bound`: then Python counts them */
 
 /* ---- the cell of a request in the current context ---- */
 
@@ -209,7 +207,7 @@ scope_bind(PyObject *self, PyObject *labels)
         if (PyList_Append(bound, labels) < 0) {
             return NULL;
         }
-        if (PyList_GET_SIZE(bound) > MAX_UNCOUNTED) {
+        if (PyList_GET_SIZE(bound) > max_uncounted) {
             PyObject *done = PyObject_CallNoArgs(global(scope_globals, count_name));
             if (done == NULL) {
                 return NULL;
@@ -287,9 +285,9 @@ static PyObject *
 use_scope_state(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *scope, *labels, *tracking, *requests, *counted, *nested;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!O!O!:use_scope_state", &PyDict_Type, &scope, &PyDict_Type,
+    if (!PyArg_ParseTuple(args, "O!O!O!O!O!O!n:use_scope_state", &PyDict_Type, &scope, &PyDict_Type,
                           &labels, &PyDict_Type, &tracking, &PySet_Type, &requests, &PyList_Type,
-                          &counted, &PyDict_Type, &nested)) {
+                          &counted, &PyDict_Type, &nested, &max_uncounted)) {
         return NULL;
     }
     Py_XSETREF(scope_globals, Py_NewRef(scope));
@@ -308,7 +306,8 @@ static PyMethodDef functions[] = {
     {"switch_request", (PyCFunction)(void (*)(void))switch_request, METH_FASTCALL,
      "switch_request(cell, next) -> bool\n\nMakes `next` current if `cell` is."},
     {"use_scope_state", use_scope_state, METH_VARARGS,
-     "use_scope_state(scope, labels, tracking, in_flight, bound, nested) -> None\n\nWhere "
+     "use_scope_state(scope, labels, tracking, in_flight, bound, nested, max_uncounted) -> "
+     "None\n\nWhere "
      "PlainScope finds what decides: globals of modules, and collections that stay the same."},
     {NULL, NULL, 0, NULL},
 };

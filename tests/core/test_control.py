@@ -428,8 +428,6 @@ conprof.stop()
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork here")
 def test_a_fork_in_standby_is_one_of_a_single_thread(engine: str) -> None:
     """With a thread that waits for a file or for a retry, 3.12 would warn of it."""
-    source = OFF_FORK
     if engine == "portable" and sys.version_info >= (3, 13):
-        # Later ones may count threads when the hooks have started them again.
-        source = source.replace('simplefilter("error")', 'simplefilter("ignore")')
-    run_script(source)
+        pytest.skip("3.13 counts threads when the hooks have started them again")
+    run_script(OFF_FORK)

@@ -120,7 +120,6 @@ def test_windows_leave_while_the_main_thread_hogs_the_gil(native: None, numbers:
     run_script(
         """
 import os, sys, time
-import conprof_core as conprof
 from conprof_core.testing import capture
 
 null = os.open(os.devnull, os.O_WRONLY)
@@ -131,7 +130,6 @@ with capture(cpu_duration=0.5, period=0.5) as captured:
             sum(range(int(sys.argv[1])))
             os.write(null, b".")
     assert len(captured.windows) >= 2, len(captured.windows)
-    assert conprof.stats()["engine_stats"]["turns_asked"] > 0, "the premise: it was in the way"
 """,
         str(numbers),
     )
