@@ -122,4 +122,6 @@ def _posix_timers() -> int:
 
 
 def _handlers() -> dict[int, object]:
-    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+    # SIGALRM is pytest-timeout's, which takes its handler away as soon as a test has failed.
+    numbers = signal.valid_signals() - {signal.SIGALRM}
+    return {number: signal.getsignal(number) for number in numbers}

@@ -163,7 +163,9 @@ def test_suspended_tasks_wait_with_their_labels() -> None:
     for route in ("/0", "/1"):
         waited = wall_s(captured, "long_wait", route=route)
         # Less by the time until the first look, which is long under a sanitizer.
-        assert 0.4 * 10 * SECONDS < waited < 1.2 * 10 * SECONDS, route
+        # And tasks that a sanitizer slows down end later than they asked for.
+        most = 2 if "CONPROF_UNDER_SANITIZER" in os.environ else 1.2
+        assert 0.4 * 10 * SECONDS < waited < most * 10 * SECONDS, route
     assert all("select" not in frame[0] for row in rows for frame in row.frames)
 
 
