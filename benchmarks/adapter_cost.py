@@ -1,22 +1,29 @@
 """CPU time of one request above the bare framework: ``python benchmarks/adapter_cost.py``.
 
-The same application is called in this process, without a server, with and without the adapter, the
-profiler running in both cases, in short slices in random order. So what is shown is the adapter
-alone; what sampling costs is in the other benchmarks. It is the CPU time of the thread that calls
+The same application is called without a server, with and without the adapter, the profiler running
+in both cases: what is shown is the adapter alone; what sampling costs is in the other benchmarks.
+
+With and without run in two processes, whose slices alternate in random order on one processor, and
+again in further pairs of processes. In one process they would share the framework's code, whose
+inline caches know one application: a server has one. It is the CPU time of the thread that calls
 the application: the clock of a process moves by whole ticks of the kernel while a timer runs on it,
 as the engine's does.
 
-A slice that is measured follows one of the same kind. Both applications run the same framework
-code, whose inline caches know the types that came last; a server has one application only.
+Of Django under ASGI there are two figures. The whole handler starts a thread for each request and
+hands to it twice, which is most of its time and varies by more than any adapter costs; so its
+middleware chain and view are measured alone as well, where all that the adapter does is done.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import io
+import os
 import random
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,14 +33,29 @@ from typing import Any, NamedTuple
 import conprof_core
 
 REQUESTS = 200  # of one slice
-SLICES = 120
-LIMITS_US = {"Flask": 5.0, "ASGI (Starlette)": 5.0, "Django (WSGI)": 10.0, "Django (ASGI)": 10.0}
+SLICES = 60  # of one process
 
 Round = Callable[[], None]
 
+URLS = "conprof_bench_urls"
+MIDDLEWARE = "conprof_django.middleware.ConprofMiddleware"
+
+SCOPE = {
+    "type": "http",
+    "method": "GET",
+    "path": "/items/4711",
+    "root_path": "",
+    "headers": [],
+    "query_string": b"",
+    "http_version": "1.1",
+    "scheme": "http",
+    "server": ("x", 80),
+    "client": ("x", 1),
+}
+
 
 def wsgi_round(app: Any) -> Round:
-    """Return a function that makes the requests of one round."""
+    """Return a function that makes the requests of one slice."""
     environ = {
         "REQUEST_METHOD": "GET",
         "PATH_INFO": "/items/4711",
@@ -61,19 +83,7 @@ def wsgi_round(app: Any) -> Round:
 
 
 def asgi_round(app: Any) -> Round:
-    """Return a function that makes the requests of one round, in one event loop."""
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": "/items/4711",
-        "root_path": "",
-        "headers": [],
-        "query_string": b"",
-        "http_version": "1.1",
-        "scheme": "http",
-        "server": ("x", 80),
-        "client": ("x", 1),
-    }
+    """Return a function that makes the requests of one slice, in one event loop."""
 
     async def main() -> None:
         for _ in range(REQUESTS):
@@ -85,30 +95,27 @@ def asgi_round(app: Any) -> Round:
             async def send(message: Any) -> None:
                 pass
 
-            await app(dict(scope), receive, send)
+            await app(dict(SCOPE), receive, send)
 
     loop = asyncio.new_event_loop()
     return lambda: loop.run_until_complete(main())
 
 
-def flask_pair() -> tuple[Round, Round]:
-    """Return the round without and with the adapter."""
+def flask(adapted: bool) -> Round:
+    """Return a slice of requests to Flask."""
     from flask import Flask
 
     from conprof_flask import Conprof
 
-    def make() -> Flask:
-        app = Flask("bench")
-        app.add_url_rule("/items/<int:item>", view_func=lambda item: "ok", endpoint="item")
-        return app
-
-    bare, adapted = make(), make()
-    Conprof(adapted)
-    return wsgi_round(bare.wsgi_app), wsgi_round(adapted.wsgi_app)
+    app = Flask("bench")
+    app.add_url_rule("/items/<int:item>", view_func=lambda item: "ok", endpoint="item")
+    if adapted:
+        Conprof(app)
+    return wsgi_round(app.wsgi_app)
 
 
-def starlette_pair() -> tuple[Round, Round]:
-    """Return the round without and with the adapter."""
+def starlette(adapted: bool) -> Round:
+    """Return a slice of requests to Starlette."""
     from starlette.applications import Starlette
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
@@ -119,62 +126,136 @@ def starlette_pair() -> tuple[Round, Round]:
         return PlainTextResponse("ok")
 
     app = Starlette(routes=[Route("/items/{item:int}", item)])
-    return asgi_round(app), asgi_round(ConprofMiddleware(app))
+    return asgi_round(ConprofMiddleware(app) if adapted else app)
 
 
-def django_pairs() -> tuple[tuple[Round, Round], tuple[Round, Round]]:
-    """Return the pairs for WSGI and ASGI."""
+def set_up_django(view: Callable[..., Any], adapted: bool) -> None:
+    """Configure Django for one view."""
     import django
     from django.conf import settings
-    from django.core.handlers.asgi import ASGIHandler
-    from django.core.handlers.wsgi import WSGIHandler
-    from django.http import HttpResponse
     from django.urls import path
+
+    urls: Any = type(sys)(URLS)
+    urls.urlpatterns = [path("items/<int:item>", view)]
+    sys.modules[URLS] = urls
+    settings.configure(
+        SECRET_KEY="x",
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF=URLS,
+        MIDDLEWARE=[MIDDLEWARE] if adapted else [],
+    )
+    django.setup()
+
+
+def django_wsgi(adapted: bool) -> Round:
+    """Return a slice of requests to Django's WSGI handler."""
+    from django.http import HttpResponse
 
     def item(request: Any, item: int) -> HttpResponse:
         return HttpResponse("ok")
 
-    async def aitem(request: Any, item: int) -> HttpResponse:
+    set_up_django(item, adapted)
+    from django.core.handlers.wsgi import WSGIHandler
+
+    return wsgi_round(WSGIHandler())
+
+
+def django_asgi(adapted: bool) -> Round:
+    """Return a slice of requests to Django's ASGI handler."""
+    from django.http import HttpResponse
+
+    async def item(request: Any, item: int) -> HttpResponse:
         return HttpResponse("ok")
 
-    sync_urls = type(sys)("bench_sync_urls")
-    sync_urls.urlpatterns = [path("items/<int:item>", item)]  # type: ignore[attr-defined]
-    async_urls = type(sys)("bench_async_urls")
-    async_urls.urlpatterns = [path("items/<int:item>", aitem)]  # type: ignore[attr-defined]
-    sys.modules.update(bench_sync_urls=sync_urls, bench_async_urls=async_urls)
-    settings.configure(
-        SECRET_KEY="x", ALLOWED_HOSTS=["*"], ROOT_URLCONF="bench_sync_urls", MIDDLEWARE=[]
-    )
-    django.setup()
-    middleware = ["conprof_django.middleware.ConprofMiddleware"]
-    handlers: list[tuple[Any, Any]] = []
-    for kind in (WSGIHandler, ASGIHandler):
-        settings.MIDDLEWARE = []
-        bare = kind()
-        settings.MIDDLEWARE = middleware
-        handlers.append((bare, kind()))
+    set_up_django(item, adapted)
+    from django.core.handlers.asgi import ASGIHandler
 
-    def using(urls: str, run: Round) -> Round:
-        def wrapped() -> None:
-            from django.urls import set_urlconf
+    return asgi_round(ASGIHandler())
 
-            settings.ROOT_URLCONF = urls
-            set_urlconf(None)
+
+def django_chain(adapted: bool) -> Round:
+    """Return a slice of requests to the middleware chain and the view of Django's ASGI handler."""
+    from django.http import HttpResponse
+
+    async def item(request: Any, item: int) -> HttpResponse:
+        return HttpResponse("ok")
+
+    set_up_django(item, adapted)
+    from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+
+    handler = ASGIHandler()
+
+    async def main() -> None:
+        for _ in range(REQUESTS):
+            response = await handler.get_response_async(ASGIRequest(dict(SCOPE), io.BytesIO()))
+            assert response.status_code == 200, response
+
+    loop = asyncio.new_event_loop()
+    return lambda: loop.run_until_complete(main())
+
+
+class Subject(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        name: as a person calls it.
+        make: returns a slice of requests, to it with or without the adapter.
+        limit: the goal in microseconds, or ``None`` where the figure is too uncertain for one.
+    """
+
+    name: str
+    make: Callable[[bool], Round]
+    limit: float | None
+
+
+SUBJECTS = {
+    "flask": Subject("Flask", flask, 5.0),
+    "starlette": Subject("ASGI (Starlette)", starlette, 5.0),
+    "django-wsgi": Subject("Django (WSGI)", django_wsgi, 10.0),
+    "django-chain": Subject("Django (ASGI, its chain)", django_chain, 10.0),
+    "django-asgi": Subject("Django (ASGI, whole)", django_asgi, None),
+}
+
+
+def serve(subject: Subject, adapted: bool) -> None:
+    """Measure a slice for each line of standard input; prints CPU microseconds of one request."""
+    run = subject.make(adapted)
+    with tempfile.TemporaryDirectory() as directory:
+        conprof_core.start(export_to=f"file://{directory}")
+        assert conprof_core.stats()["engine"] == "native"
+        run()
+        gc.collect()
+        gc.disable()
+        for _ in sys.stdin:
+            run()  # the other process had the caches
+            began = time.thread_time()
             run()
+            print((time.thread_time() - began) / REQUESTS * 1e6, flush=True)
+            gc.collect()
+        conprof_core.stop()
 
-        return wrapped
 
-    (wsgi, wsgi_ours), (asgi, asgi_ours) = handlers
-    return (
-        (
-            using("bench_sync_urls", wsgi_round(wsgi)),
-            using("bench_sync_urls", wsgi_round(wsgi_ours)),
-        ),
-        (
-            using("bench_async_urls", asgi_round(asgi)),
-            using("bench_async_urls", asgi_round(asgi_ours)),
-        ),
-    )
+class Server:
+    """A process that measures when it is asked."""
+
+    def __init__(self, key: str, adapted: bool) -> None:
+        command = [sys.executable, __file__, "--serve", key, *(["--adapted"] if adapted else [])]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def slice(self) -> float:
+        """Return the CPU microseconds of one request in one more slice."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.communicate()
+        assert self._process.returncode == 0
 
 
 class Cost(NamedTuple):
@@ -182,59 +263,60 @@ class Cost(NamedTuple):
 
     Attributes:
         bare: without the adapter.
-        added: what the adapter adds: the median over all pairs of slices.
-        noise: the same between slices that are both bare.
+        added: what the adapter adds: the mean over the pairs of processes.
+        error: half of the 95 % interval of ``added``, from how much the pairs differ.
     """
 
     bare: float
     added: float
-    noise: float
+    error: float
 
 
-def cost_of(bare: Round, adapted: Round) -> Cost:
-    """Measure slices of both kinds, and of the bare one twice, in random order."""
-    added, noise, all_bare = [], [], []
-    gc.collect()
-    gc.disable()
-    for _ in range(SLICES):
-        slices = [("bare", bare), ("again", bare), ("adapted", adapted)]
-        random.shuffle(slices)
-        times = {name: slice_of(run) for name, run in slices}
-        added.append(times["adapted"] - (times["bare"] + times["again"]) / 2)
-        noise.append(times["again"] - times["bare"])
-        all_bare.append(times["bare"])
-        gc.collect()
-    gc.enable()
-    return Cost(statistics.median(all_bare), statistics.median(added), statistics.median(noise))
-
-
-def slice_of(run: Round) -> float:
-    """Return the CPU microseconds of one request."""
-    run()
-    began = time.thread_time()
-    run()
-    return (time.thread_time() - began) / REQUESTS * 1e6
+def cost_of(key: str, pairs: int) -> Cost:
+    """Measure pairs of processes."""
+    bare, added = [], []
+    for _ in range(pairs):
+        servers = [Server(key, False), Server(key, True)]
+        rounds = []
+        for _ in range(SLICES):
+            order = [0, 1]
+            random.shuffle(order)
+            times = {which: servers[which].slice() for which in order}
+            rounds.append((times[0], times[1]))
+        for server in servers:
+            server.end()
+        bare.append(statistics.median(one for one, _ in rounds))
+        added.append(statistics.median(two - one for one, two in rounds))
+    error = 1.96 * statistics.stdev(added) / pairs**0.5
+    return Cost(statistics.median(bare), statistics.mean(added), error)
 
 
 def main() -> None:
     """Measure and print; ends with 1 if a limit is exceeded."""
-    wsgi, asgi = django_pairs()
-    pairs = {
-        "Flask": flask_pair(),
-        "ASGI (Starlette)": starlette_pair(),
-        "Django (WSGI)": wsgi,
-        "Django (ASGI)": asgi,
-    }
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("subjects", nargs="*", help=f"of {', '.join(SUBJECTS)}; all by default")
+    parser.add_argument("--pairs", type=int, default=8, help="of processes, at least 2")
+    parser.add_argument("--serve", choices=SUBJECTS, help=argparse.SUPPRESS)
+    parser.add_argument("--adapted", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(SUBJECTS[options.serve], options.adapted)
+        return
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # its children inherit it
+    unknown = set(options.subjects) - set(SUBJECTS)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SUBJECTS)}")
     exceeded = False
-    with tempfile.TemporaryDirectory() as directory:
-        conprof_core.start(export_to=f"file://{directory}")
-        print(f"{conprof_core.stats()['engine']} engine, Python {sys.version.split()[0]}")
-        print(f"{'':18}{'bare µs':>9}{'added µs':>10}{'bare-bare':>11}{'limit µs':>10}")
-        for name, (bare, adapted) in pairs.items():
-            cost, limit = cost_of(bare, adapted), LIMITS_US[name]
-            exceeded |= cost.added > limit
-            print(f"{name:18}{cost.bare:9.1f}{cost.added:10.2f}{cost.noise:11.2f}{limit:10.1f}")
-        conprof_core.stop()
+    print(f"Python {sys.version.split()[0]}, {options.pairs} pairs of processes")
+    print(f"{'':25}{'bare µs':>9}{'added µs':>10}{'±':>7}{'limit µs':>10}")
+    for key in options.subjects or SUBJECTS:
+        subject, cost = SUBJECTS[key], cost_of(key, options.pairs)
+        exceeded |= subject.limit is not None and cost.added > subject.limit
+        limit = "" if subject.limit is None else f"{subject.limit:.1f}"
+        print(
+            f"{subject.name:25}{cost.bare:9.1f}{cost.added:10.2f}{cost.error:7.2f}{limit:>10}",
+            flush=True,
+        )
     sys.exit(exceeded)
 
 

@@ -10,7 +10,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Final, Self, final
+from typing import Final, Literal, Self, final
 
 from conprof_core._limits import MAX_LABEL_SETS
 
@@ -132,16 +132,16 @@ def switch_request(cell: LabelCell, following: LabelCell | None, /) -> bool:
 class PlainScope:
     """The fields of a ``RequestScope``; its methods are all Python where there is no extension."""
 
-    __slots__ = ("_base", "_cell", "_is_counted", "_late", "_outer")
+    __slots__ = ("_base", "_cell", "_late", "_outer", "is_bound")
 
     def __init__(
         self,
         base: Mapping[str, str] | LabelSet,
-        late: Callable[[], Mapping[str, str] | LabelSet | None] | None = None,
+        late: Callable[[], Mapping[str, str] | LabelSet | None] | Literal[True] | None = None,
     ) -> None:
         self._base = base
         self._late = late
-        self._is_counted = False
+        self.is_bound = False
         self._cell: LabelCell | None = None
         self._outer: LabelCell | None = None
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from types import CodeType, FrameType
-from typing import Any, Self, final
+from typing import Any, Literal, Self, final
 
 context_var: ContextVar[LabelCell | None]
 
@@ -30,14 +30,14 @@ class LabelCell:
 
 class PlainScope:
     _base: Mapping[str, str] | LabelSet
-    _late: Callable[[], Mapping[str, str] | LabelSet | None] | None
+    _late: Callable[[], Mapping[str, str] | LabelSet | None] | Literal[True] | None
     _cell: LabelCell | None
     _outer: LabelCell | None
-    _is_counted: bool
+    is_bound: bool
     def __init__(
         self,
         base: Mapping[str, str] | LabelSet,
-        late: Callable[[], Mapping[str, str] | LabelSet | None] | None = None,
+        late: Callable[[], Mapping[str, str] | LabelSet | None] | Literal[True] | None = None,
     ) -> None: ...
     def enter(self) -> Self: ...
     def bind(self, bound: Mapping[str, str] | LabelSet, /) -> None: ...

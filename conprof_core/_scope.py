@@ -79,7 +79,11 @@ class RequestScope(PlainScope):
     bound takes the place of the base labels, a mapping is added to them.
 
     ``late`` is asked for the labels when a window closes while the request is still running, from
-    another thread; it returns ``None`` as long as the route is not known.
+    another thread; it returns ``None`` as long as the route is not known. A subclass that overrides
+    ``late_labels()`` gives ``True``: a callable more is paid for by every request.
+
+    Attributes:
+        is_bound: whether it has been bound while a profiler ran.
 
     ``exit()`` in another context than ``enter()``, as when a streaming body is finished by another
     task, leaves that context alone. A scope is entered once.
@@ -118,8 +122,8 @@ class RequestScope(PlainScope):
             if _labels.read_trace is not None:
                 _labels.read_trace(cell)
             own = self._bind_to(cell, bound)
-            if not self._is_counted:
-                self._is_counted = True
+            if not self.is_bound:
+                self.is_bound = True
                 _bound.append(own)
                 if len(_bound) > _MAX_UNCOUNTED:
                     _count()
@@ -146,9 +150,14 @@ class RequestScope(PlainScope):
             if below is not False:
                 below.append((cell, own))
 
+    def late_labels(self) -> Labels | None:
+        """Return what can be said of the labels by now; ``None`` while no route is known."""
+        late = self._late
+        return late() if callable(late) else None
+
     def _settle(self) -> None:
-        late, cell = self._late, self._cell
-        bound = None if late is None else late()
+        cell = self._cell
+        bound = self.late_labels()
         # The request may have bound itself meanwhile, and knows better.
         if bound is not None and cell is not None and self in _in_flight:
             self._bind_to(cell, bound)

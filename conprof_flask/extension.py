@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from functools import wraps
-from types import MethodType, new_class
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from flask import got_request_exception, request
 
 from conprof_core import Config, ConprofError, Profiler
-from conprof_flask.wsgi import labelled, note_rule
+from conprof_flask.wsgi import Served, labelled, note_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ __all__ = ["Conprof"]
 
 _PREFIX: Final = "CONPROF_"
 _log = logging.getLogger("conprof.flask")
+_patched: WeakSet[type[Flask]] = WeakSet()
 
 
 class Conprof:
@@ -61,19 +63,16 @@ class Conprof:
         profiler = Profiler(**self._read(app))
         app.extensions["conprof"] = self
 
-        def start(app: Flask) -> bool:
-            if not app.testing:
-                _start(profiler)
-            return not app.testing
-
-        pull = _pull(profiler)
-        try:
-            if "wsgi_app" in vars(app):
-                raise TypeError("middleware stands there: the one in use is what must be labelled")
-            app.__class__ = _derived(type(app), start, pull)
-        except TypeError:  # also: a class of the application's that cannot be derived from
-            outer = labelled(_without_self(app.wsgi_app), start, pull)
-            app.wsgi_app = MethodType(outer, app)  # type: ignore[method-assign]
+        # A class made for this application alone would be neater, but since CPython 3.13 an object
+        # whose class has been changed is slower wherever the framework reads its attributes.
+        app._conprof = Served(_starter(profiler), _pull(profiler))  # type: ignore[attr-defined]
+        if "wsgi_app" in vars(app):
+            # Middleware stands there: the one in use is what must be labelled.
+            app.wsgi_app = MethodType(  # type: ignore[method-assign]
+                labelled(_without_self(app.wsgi_app)), app
+            )
+        else:
+            _patch(type(app))
         # The rule of a request that ends in an exception; the others start a response.
         got_request_exception.connect(_on_exception, app, weak=False)
 
@@ -89,12 +88,18 @@ class Conprof:
         return options
 
 
-def _start(profiler: Profiler) -> None:
-    try:
-        profiler.start()
-    except ConprofError as error:
-        # A request is under way: whatever is wrong, it must not notice.
-        _log.warning("%s", error)
+def _starter(profiler: Profiler) -> Callable[[Flask], bool]:
+    def start(app: Flask) -> bool:
+        if app.testing:
+            return False
+        try:
+            profiler.start()
+        except ConprofError as error:
+            # A request is under way: whatever is wrong, it must not notice.
+            _log.warning("%s", error)
+        return True
+
+    return start
 
 
 def _pull(profiler: Profiler) -> PullWSGI | None:
@@ -106,21 +111,17 @@ def _pull(profiler: Profiler) -> PullWSGI | None:
     return PullWSGI(profiler.config)
 
 
-def _derived(
-    base: type[Flask], start: Callable[[Flask], bool], pull: PullWSGI | None
-) -> type[Flask]:
-    """Return a class for one application that differs in ``wsgi_app`` alone.
+def _patch(kind: type[Flask]) -> None:
+    """Have ``wsgi_app`` of a class label the requests of those applications that want it.
 
     An attribute of the application that holds its bound method would be a cycle: without the
     adapter an application is freed when its last reference goes, and so it is with it.
     """
-    members = {
-        "wsgi_app": wraps(base.wsgi_app)(labelled(base.wsgi_app, start, pull)),
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-    }
-    return new_class(base.__name__, (base,), exec_body=lambda names: names.update(members))
+    owner: Any = next(one for one in kind.__mro__ if "wsgi_app" in vars(one))
+    if owner not in _patched:
+        owner._conprof = None
+        owner.wsgi_app = wraps(owner.wsgi_app)(labelled(owner.wsgi_app))
+        _patched.add(owner)
 
 
 def _without_self(inner: WSGIApplication) -> Method:

@@ -18,42 +18,66 @@ if TYPE_CHECKING:
 
     Method = Callable[[Flask, WSGIEnvironment, StartResponse], Iterable[bytes]]
 
-__all__ = ["labelled", "note_rule"]
+__all__ = ["Served", "labelled", "note_rule"]
 
 _KEY: Final = "conprof.request"
 _NOTHING: Final[dict[str, Any]] = {}
 
 
-def labelled(inner: Method, start: Callable[[Flask], bool], pull: PullWSGI | None = None) -> Method:
+class Served:
+    """What the layer keeps of one application, as its attribute ``_conprof``.
+
+    Attributes:
+        start: called with the application, at each request until it returns true: then they may
+            be labelled.
+        pull: what it takes never reaches the application.
+        is_started: whether ``start`` has returned true.
+    """
+
+    __slots__ = ("is_started", "pull", "start")
+
+    def __init__(self, start: Callable[[Flask], bool], pull: PullWSGI | None) -> None:
+        self.start = start
+        self.pull = pull
+        self.is_started = False
+
+
+def labelled(inner: Method) -> Method:
     """Return a ``wsgi_app`` around another one, labelled while a profiler runs.
 
-    ``start(app)`` is called until it returns true; then requests may be labelled. What ``pull``
-    takes never reaches the application.
+    Left alone are an application whose ``_conprof`` is ``None``, and a request that the layer of a
+    derived class labels already.
     """
-    started = False
 
     def wsgi_app(
         self: Flask, environ: WSGIEnvironment, start_response: StartResponse
     ) -> Iterable[bytes]:
-        nonlocal started
-        if not started:
+        served: Served | None = self._conprof  # type: ignore[attr-defined]
+        if served is None or (_KEY in environ and environ[_KEY].served is served):
+            return inner(self, environ, start_response)
+        if not served.is_started:
             # Noted when it is done: a request in another thread waits, or it would go unlabelled.
-            started = start(self)
-        if pull is not None and pull.takes(environ):
-            return pull(environ, start_response)
+            served.is_started = served.start(self)
+        if served.pull is not None and served.pull.takes(environ):
+            return served.pull(environ, start_response)
         if not is_running():
             return inner(self, environ, start_response)
-        request = environ[_KEY] = _Request(environ, start_response)
+        method = environ["REQUEST_METHOD"]
+        request = environ[_KEY] = _Request(http_labels(method), True)
+        request.environ, request.method = environ, method
+        request.served, request.start = served, start_response
         request.enter()
         try:
             body = inner(self, environ, request.start_response)
         except BaseException:
-            request.finish()
-            request.exit()
+            request.end()
             raise
-        request.finish()
+        if request.is_bound:
+            request.environ = _NOTHING
+        else:  # the response starts with the body's first step, if ever
+            request.bind_late()
         if type(body) is not ClosingIterator and _is_ready(body, environ):
-            request.exit()
+            request.end()
             return body
         request.body = body
         return request
@@ -65,7 +89,7 @@ def note_rule(request: Request) -> None:
     """Tell the layer around ``request`` which rule Flask matched, when no response will."""
     noted: _Request | None = request.environ.get(_KEY)
     if noted is not None:
-        noted.read_rule()
+        noted.bind_late()
 
 
 def _is_ready(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
@@ -79,48 +103,42 @@ def _is_ready(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
 class _Request(RequestScope):
     """One request, and the body it ends with: the server iterates over the original, and closes us.
 
-    It is the scope itself, since each call and each object more is paid for by every request.
-    Flask keeps its request in the environ while it works on it, and takes it away in the end: the
-    rule is read from there when the response starts.
+    It is the scope itself, and its fields are set from outside, since each call and each object
+    more is paid for by every request. Flask keeps its request in the environ while it works on it,
+    and takes it away in the end: the rule is read from there when the response starts.
     """
 
-    __slots__ = ("_environ", "_method", "_rule", "_start_response", "_status", "body")
+    __slots__ = ("body", "environ", "method", "served", "start")
     body: Iterable[bytes]  # set when the application has returned it
-
-    def __init__(self, environ: WSGIEnvironment, start_response: StartResponse) -> None:
-        self._method = method = environ["REQUEST_METHOD"]
-        super().__init__(http_labels(method), self._known_labels)
-        self._environ = environ
-        self._start_response = start_response
-        self._status = ""
-        self._rule: str | None = None
+    environ: WSGIEnvironment  # holds us too; emptied in the end, to leave no cycle
+    method: str
+    served: Served
+    start: StartResponse
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[bytes], object]:
-        self._status = status[:1]
-        request = self._environ.get("werkzeug.request")
-        if request is not None and request.url_rule is not None:
-            self._rule = request.url_rule.rule
+        rule = getattr(self.environ.get("werkzeug.request"), "url_rule", None)
+        route = UNMATCHED if rule is None else rule.rule
+        self.bind(http_labels(self.method, route, status[:1]))
         if exc_info is None:
-            return self._start_response(status, headers)
-        return self._start_response(status, headers, exc_info)
+            return self.start(status, headers)
+        return self.start(status, headers, exc_info)
 
-    def read_rule(self) -> None:
-        request = self._environ.get("werkzeug.request")
-        if request is not None and request.url_rule is not None:
-            self._rule = request.url_rule.rule
-
-    def _known_labels(self) -> LabelSet | None:
+    def late_labels(self) -> LabelSet | None:
         """The labels, or ``None`` while no route is known. Also called from another thread."""
-        self.read_rule()
-        return None if self._rule is None else http_labels(self._method, self._rule)
+        rule = getattr(self.environ.get("werkzeug.request"), "url_rule", None)
+        return None if rule is None else http_labels(self.method, rule.rule)
 
-    def finish(self) -> None:
-        """Bind the labels once the application has returned; leaves nothing for the collector."""
-        self._environ = _NOTHING
-        route = UNMATCHED if self._rule is None else self._rule
-        self.bind(http_labels(self._method, route, self._status))
+    def bind_late(self) -> None:
+        """Bind what is known without a response."""
+        self.bind(self.late_labels() or http_labels(self.method, UNMATCHED))
+
+    def end(self) -> None:
+        if not self.is_bound:
+            self.bind_late()
+        self.environ = _NOTHING
+        self.exit()
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.body)
@@ -131,4 +149,4 @@ class _Request(RequestScope):
             if close is not None:
                 close()
         finally:
-            self.exit()
+            self.end()

@@ -11,7 +11,7 @@ typedef struct {
     PyObject_HEAD PyObject *base; /* labels until it is bound */
     PyObject *late;               /* None, or says that the scope can be asked for labels */
     PyObject *cell, *outer;       /* None, or a LabelCell */
-    char is_counted;
+    char is_bound;
 } plain_scope;
 
 /* owner: GIL holder; set once. Dictionaries of modules, and what is in them for good. */
@@ -113,7 +113,7 @@ scope_init(PyObject *self, PyObject *args, PyObject *kwargs)
     Py_XSETREF(scope->late, Py_NewRef(late));
     Py_XSETREF(scope->cell, Py_NewRef(Py_None));
     Py_XSETREF(scope->outer, Py_NewRef(Py_None));
-    scope->is_counted = 0;
+    scope->is_bound = 0;
     return 0;
 }
 
@@ -202,8 +202,8 @@ scope_bind(PyObject *self, PyObject *labels)
         return PyObject_CallMethodOneArg(self, bind_name, labels);
     }
     conprof_label_cell_bind(scope->cell, labels);
-    if (!scope->is_counted) {
-        scope->is_counted = 1;
+    if (!scope->is_bound) {
+        scope->is_bound = 1;
         if (PyList_Append(bound, labels) < 0) {
             return NULL;
         }
@@ -260,7 +260,7 @@ static PyMemberDef scope_members[] = {
     {"_late", T_OBJECT_EX, offsetof(plain_scope, late), 0, NULL},
     {"_cell", T_OBJECT_EX, offsetof(plain_scope, cell), 0, NULL},
     {"_outer", T_OBJECT_EX, offsetof(plain_scope, outer), 0, NULL},
-    {"_is_counted", T_BOOL, offsetof(plain_scope, is_counted), 0, NULL},
+    {"is_bound", T_BOOL, offsetof(plain_scope, is_bound), 0, "Whether it has been bound."},
     {NULL, 0, 0, 0, NULL},
 };
 

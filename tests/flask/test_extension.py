@@ -131,9 +131,32 @@ def test_an_application_of_another_class_stays_one() -> None:
     app = Shop("shop")
     app.add_url_rule("/", view_func=lambda: str(request.environ.get("seen")))
     Conprof(app, disabled=True)
-    assert isinstance(app, Shop)
-    assert type(app).__qualname__ == Shop.__qualname__
+    assert type(app) is Shop
     assert app.test_client().get("/", buffered=True).data == b"True"
+
+
+def test_a_class_and_its_base_label_a_request_once() -> None:
+    class Shop(Flask):
+        def wsgi_app(self, environ, start_response):  # type: ignore[no-untyped-def]
+            return super().wsgi_app(environ, start_response)
+
+    plain, shop = make_app(), Shop("shop")
+    shop.add_url_rule("/", view_func=lambda: "shop")
+    Conprof(plain)
+    Conprof(shop)
+    with testing.capture() as captured:
+        assert shop.test_client().get("/", buffered=True).data == b"shop"
+        assert plain.test_client().get("/", buffered=True).data == b"home"
+    assert captured.windows[0].requests == {"/": 2}
+
+
+def test_other_applications_are_left_alone() -> None:
+    Conprof(make_app())
+    other = make_app()
+    with testing.capture() as captured:
+        assert other.test_client().get("/", buffered=True).data == b"home"
+    assert captured.windows[0].requests == {}
+    assert set(vars(other)) == set(vars(Flask("other")))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

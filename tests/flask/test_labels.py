@@ -168,6 +168,27 @@ def test_a_body_that_is_given_up_ends_the_request() -> None:
     assert "chunk 1" not in seen
 
 
+def test_a_response_that_starts_with_its_body_has_its_route() -> None:
+    app = Flask("shop")
+
+    @app.get("/items/<int:item>")
+    def item(item: int) -> str:
+        seen.note()
+        return "one"
+
+    inner = app.wsgi_app
+
+    def lazy(environ: Any, start_response: Any) -> Iterator[bytes]:
+        yield from inner(environ, start_response)
+
+    app.wsgi_app = lazy  # type: ignore[method-assign,assignment]
+    Conprof(app)
+    assert fetch(app, "/items/1") == 200
+    assert seen.labels()["http.route"] == "/items/<int:item>"
+    assert seen.labels()["http.response.status_class"] == "2xx"
+    assert labels_here() == {}
+
+
 def test_an_application_that_raises_ends_the_request() -> None:
     app = make_app()
     app.config["PROPAGATE_EXCEPTIONS"] = True
