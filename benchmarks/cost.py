@@ -34,6 +34,7 @@ PACKAGES = {
     "off": [],
     "conprof": [],
     "conprof-heap": [],
+    "conprof-wall": [],
     "floor": [],
     "tracemalloc": [],
     "ddtrace": ["ddtrace"],
@@ -105,7 +106,7 @@ def _process_clock(pid: int) -> int:
 
 def environment(profiler: str, cache: Path) -> Path:
     """Return the Python of a profiler's environment, made on first use."""
-    if profiler in ("off", "conprof", "conprof-heap", *SILENT):
+    if profiler == "off" or profiler.startswith("conprof") or profiler in SILENT:
         directory = cache / "conprof"
         wanted = [str(HERE.parent)]
     else:

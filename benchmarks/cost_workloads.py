@@ -18,6 +18,7 @@ WORKLOAD, PROFILER, PROGRESS = sys.argv[1:4] if len(sys.argv) > 3 else ("", "off
 RECEIVER = os.environ.get("COST_UPLOAD_TO")
 UPLOAD_TO = RECEIVER or "127.0.0.1:9"
 PROOF_INTERVAL_S = 2
+TYPES = {"conprof": "cpu", "conprof-heap": "cpu,heap", "conprof-wall": "cpu,wall,tasks"}
 _progress = os.open(PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
@@ -29,10 +30,10 @@ def done() -> None:
 def start_profiler() -> None:
     """Start the profiler under test, with its defaults, at 100 Hz where it can be told."""
     often = PROOF_INTERVAL_S if RECEIVER else None
-    if PROFILER in ("conprof", "conprof-heap"):
+    if PROFILER in TYPES:
         import conprof_core
 
-        types = "cpu,heap" if PROFILER == "conprof-heap" else "cpu"
+        types = TYPES[PROFILER]
         conprof_core.start(agent_socket=f"tcp://{UPLOAD_TO}", period=often, profile_types=types)
         assert conprof_core.is_running()
         assert conprof_core.stats()["engine"] == "native", conprof_core.stats()
