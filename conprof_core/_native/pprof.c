@@ -30,7 +30,9 @@ struct encoder {
     const struct conprof_pprof *profile;
     struct conprof_tables tables;
     struct conprof_merged merged;
-    struct span *spans;           /* by record */
+    struct span *spans;      /* by record */
+    struct span thread_span; /* the label of the thread below: mostly the next sample's too */
+    uint32_t thread_name_id;
     struct span_text *span_texts; /* by trace of the window; NULL where none is a text */
     /* `labels` and `samples` collect; the others serve one nesting level at a time. */
     struct conprof_wire labels, samples, message, inner;
@@ -69,6 +71,30 @@ labels_of(struct encoder *encoder, uint32_t index)
         span->is_known = true;
     }
     return span;
+}
+
+/* The same for the name of a thread. */
+static const struct span *
+thread_label_of(struct encoder *encoder, uint32_t name_id)
+{
+    struct span *span = &encoder->thread_span;
+    if (!span->is_known || encoder->thread_name_id != name_id) {
+        const char *name = conprof_thread_name(name_id);
+        *span = (struct span){.first = encoder->labels.used, .is_known = true};
+        encoder->thread_name_id = name_id;
+        put_label(encoder, &encoder->labels, encoder->profile->naming.thread_label,
+                  (struct conprof_text){name, strlen(name)});
+        span->bytes = encoder->labels.used - span->first;
+    }
+    return span;
+}
+
+static void
+put_span(struct encoder *encoder, const struct span *span)
+{
+    if (span->bytes > 0) {
+        conprof_wire_bytes(&encoder->message, encoder->labels.data + span->first, span->bytes);
+    }
 }
 
 /* The span id of a sample, under each of its keys. */
@@ -111,15 +137,8 @@ put_sample(struct encoder *encoder, const struct conprof_sample *sample)
         conprof_wire_varint(&encoder->inner, sample->values[i]);
     }
     conprof_wire_message(&encoder->message, 2, &encoder->inner);
-    const struct span *span = labels_of(encoder, sample->record);
-    if (span->bytes > 0) {
-        conprof_wire_bytes(&encoder->message, encoder->labels.data + span->first, span->bytes);
-    }
-    const char *name = conprof_thread_name(sample->name_id);
-    if (naming->thread_label.bytes > 0 && name[0] != '\0') {
-        put_label(encoder, &encoder->message, naming->thread_label,
-                  (struct conprof_text){name, strlen(name)});
-    }
+    put_span(encoder, labels_of(encoder, sample->record));
+    put_span(encoder, thread_label_of(encoder, sample->name_id));
     if (sample->trace != 0) {
         put_trace(encoder, sample->trace);
     }
@@ -198,6 +217,7 @@ put_profile(struct encoder *encoder, struct conprof_wire *out)
     for (uint32_t i = first; i < end && !encoder->tables.failed; i++) {
         put_sample(encoder, &encoder->merged.samples[i]);
     }
+    conprof_wire_reach(out, encoder->samples.used + encoder->samples.used / 4);
     for (size_t i = 0; i < naming->sample_type_count; i++) {
         put_value_type(encoder, out, 1, naming->sample_types[i].type, naming->sample_types[i].unit);
     }
