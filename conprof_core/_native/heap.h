@@ -17,11 +17,14 @@
  *   - A live block is in the heap table before its address is known to anybody, and out of
  *     it before the allocator gets its memory back. So a live block is never counted as
  *     freed, and a freed one never as live, whatever thread frees it.
+ *   - Where MEM and OBJ have no hook on free, each of their blocks in the table is one that the
+ *     allocator frees through RAW: it was asked for with more bytes than its pools take.
  *   - Each allocation counts once, in the domain that was called: what pymalloc passes on
  *     to RAW is not counted again (`inside`).
  *   - A sample travels through the ring like a CPU sample: label records stay alive by the
  *     rules of labels.h. The session side alone keeps counted references to them.
- *   - The result of every call is the next allocator's, bit for bit, and errno is kept.
+ *   - The result of every call is the next allocator's, bit for bit, and errno is kept. It may be
+ *     of a larger block than was asked for, never of a smaller.
  *
  * heap_hooks.c is what runs inside the allocator, heap_table.c finds live blocks by
  * address, heap_stacks.c keeps their stacks, heap.c fills windows.

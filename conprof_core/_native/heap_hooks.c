@@ -6,8 +6,9 @@
  * with it but the ring, which is made for that.
  *
  * The path of a small block that is not sampled is what a profiled program pays for each
- * allocation: one subtraction and two branches that are foretold, and a bit of the filter when
- * it is freed; then a jump to the next allocator, which returns to our caller.
+ * allocation: one subtraction and two branches that are foretold, then a jump to the next
+ * allocator, which returns to our caller. When it is freed it pays nothing where MEM and OBJ
+ * need no hook on free (`frees_come_as_raw`), and elsewhere a bit of the filter.
  */
 #if defined(__GNUC__) && !defined(__clang__)
 /* It is so short that keeping a frame pointer would be a third of it. */
@@ -38,6 +39,9 @@
  * Objects/obmalloc.c; the debug hooks add up to 32 bytes). */
 #define SMALL_BYTES 480u
 
+/* The smallest block that pymalloc does not keep in its pools, and never will on realloc. */
+#define UNPOOLED_BYTES 513u
+
 /* Blocks kept free for threads that sample at the same time. */
 #define ALMOST_ALL_BLOCKS (CONPROF_HEAP_MAX_BLOCKS - 256)
 
@@ -59,14 +63,22 @@ static PyMemAllocatorEx with_gil[DOMAINS]; /* owner: GIL holder; the chain's, fo
 static uint32_t chain_count;               /* owner: GIL holder */
 static _Atomic(struct chain *) chain;      /* written by: GIL holder */
 static bool is_installed; /* owner: GIL holder; ours are in front, or below others */
+static PyMemAllocatorEx installed[DOMAINS]; /* owner: GIL holder; what stands in the table then */
+
+/* owner: GIL holder. The allocators of MEM and OBJ are pymalloc, or call it with our addresses: it
+ * hands what does not lie in its pools to RAW, to be allocated and to be freed. So a block of
+ * theirs that may be followed is made too large for the pools, and theirs need no hook on free:
+ * most blocks are never sampled, and of those nobody asks. */
+static bool frees_come_as_raw;
 
 /* owner: its thread. Zero in a new thread. */
 static __thread struct {
-    int64_t left;    /* bytes to the next sample point; below 0 while a hook works it out */
-    uint32_t inside; /* depth of calls to the next allocator that may come back as RAW */
-    bool is_probing; /* the next allocation shall only say that it came */
-    double mean;     /* of the draw behind `left`; 0: none yet */
-    uint64_t random; /* xorshift64*; 0: not seeded */
+    int64_t left;        /* bytes to the next sample point; below 0 while a hook works it out */
+    uint32_t inside;     /* depth of calls to the next allocator that may come back as RAW */
+    bool is_probing;     /* the next allocation shall only say that it came */
+    const void *watched; /* NULL, or a block: RAW's hook on free shall say that it came */
+    double mean;         /* of the draw behind `left`; 0: none yet */
+    uint64_t random;     /* xorshift64*; 0: not seeded */
 } own __attribute__((tls_model("initial-exec")));
 
 /* ---- the sample ---- */
@@ -276,11 +288,26 @@ pass_over(size_t bytes)
     return true;
 }
 
-static __attribute__((noinline)) void *
-allocate(const PyMemAllocatorEx *next, size_t bytes)
+/* GIL held. What to ask the next allocator of MEM or OBJ for. */
+static inline size_t
+unpooled(size_t bytes)
 {
+    bool may_be_followed = (int64_t)bytes > own.left;
+    return frees_come_as_raw && may_be_followed && bytes < UNPOOLED_BYTES ? UNPOOLED_BYTES : bytes;
+}
+
+static inline size_t
+to_ask(enum domain domain, size_t bytes)
+{
+    return domain == RAW ? bytes : unpooled(bytes);
+}
+
+static __attribute__((noinline)) void *
+allocate(const PyMemAllocatorEx *next, enum domain domain, size_t bytes)
+{
+    size_t asked = to_ask(domain, bytes);
     own.inside++;
-    void *block = next->malloc(next->ctx, bytes);
+    void *block = next->malloc(next->ctx, asked);
     own.inside--;
     if (block != NULL) {
         count(block, bytes);
@@ -289,13 +316,16 @@ allocate(const PyMemAllocatorEx *next, size_t bytes)
 }
 
 static __attribute__((noinline)) void *
-allocate_zeroed(const PyMemAllocatorEx *next, size_t elements, size_t size)
+allocate_zeroed(const PyMemAllocatorEx *next, enum domain domain, size_t elements, size_t size)
 {
     size_t bytes;
+    bool is_possible = !__builtin_mul_overflow(elements, size, &bytes);
+    size_t asked = is_possible ? to_ask(domain, bytes) : 0;
     own.inside++;
-    void *block = next->calloc(next->ctx, elements, size);
+    void *block = is_possible && asked != bytes ? next->calloc(next->ctx, 1, asked)
+                                                : next->calloc(next->ctx, elements, size);
     own.inside--;
-    if (block != NULL && !__builtin_mul_overflow(elements, size, &bytes)) {
+    if (block != NULL && is_possible) {
         count(block, bytes);
     }
     return block;
@@ -303,8 +333,9 @@ allocate_zeroed(const PyMemAllocatorEx *next, size_t elements, size_t size)
 
 /* Free and allocate in one. If the next allocator cannot, the old block lives on. */
 static void *
-reallocate(const PyMemAllocatorEx *next, void *old, size_t bytes)
+reallocate(const PyMemAllocatorEx *next, enum domain domain, void *old, size_t bytes)
 {
+    size_t asked = to_ask(domain, bytes);
     uint32_t known = CONPROF_HEAP_NO_BLOCK;
     if (!LIKELY(!conprof_heap_may_know(old))) {
         conprof_heap_lock();
@@ -312,7 +343,7 @@ reallocate(const PyMemAllocatorEx *next, void *old, size_t bytes)
         conprof_heap_unlock();
     }
     own.inside++;
-    void *block = next->realloc(next->ctx, old, bytes);
+    void *block = next->realloc(next->ctx, old, asked);
     own.inside--;
     if (known != CONPROF_HEAP_NO_BLOCK) {
         conprof_heap_lock();
@@ -358,7 +389,8 @@ release(enum domain domain, void *block)
     static void *name##_malloc(void *Py_UNUSED(ctx), size_t bytes)                                 \
     {                                                                                              \
         const PyMemAllocatorEx *next = next_of(DOMAIN);                                            \
-        return LIKELY(pass_over(bytes)) ? next->malloc(next->ctx, bytes) : allocate(next, bytes);  \
+        return LIKELY(pass_over(bytes)) ? next->malloc(next->ctx, bytes)                           \
+                                        : allocate(next, DOMAIN, bytes);                           \
     }                                                                                              \
     static void *name##_calloc(void *Py_UNUSED(ctx), size_t elements, size_t size)                 \
     {                                                                                              \
@@ -366,11 +398,11 @@ release(enum domain domain, void *block)
         if (LIKELY((elements | size) <= SMALL_BYTES && pass_over(elements * size))) {              \
             return next->calloc(next->ctx, elements, size);                                        \
         }                                                                                          \
-        return allocate_zeroed(next, elements, size);                                              \
+        return allocate_zeroed(next, DOMAIN, elements, size);                                      \
     }                                                                                              \
     static void *name##_realloc(void *Py_UNUSED(ctx), void *block, size_t bytes)                   \
     {                                                                                              \
-        return reallocate(next_of(DOMAIN), block, bytes);                                          \
+        return reallocate(next_of(DOMAIN), DOMAIN, block, bytes);                                  \
     }                                                                                              \
     static void name##_free(void *Py_UNUSED(ctx), void *block)                                     \
     {                                                                                              \
@@ -385,7 +417,7 @@ static void *
 raw_malloc(void *Py_UNUSED(ctx), size_t bytes)
 {
     const PyMemAllocatorEx *next = next_of(RAW);
-    return own.inside > 0 ? next->malloc(next->ctx, bytes) : allocate(next, bytes);
+    return own.inside > 0 ? next->malloc(next->ctx, bytes) : allocate(next, RAW, bytes);
 }
 
 static void *
@@ -393,19 +425,23 @@ raw_calloc(void *Py_UNUSED(ctx), size_t elements, size_t size)
 {
     const PyMemAllocatorEx *next = next_of(RAW);
     return own.inside > 0 ? next->calloc(next->ctx, elements, size)
-                          : allocate_zeroed(next, elements, size);
+                          : allocate_zeroed(next, RAW, elements, size);
 }
 
 static void *
 raw_realloc(void *Py_UNUSED(ctx), void *block, size_t bytes)
 {
     const PyMemAllocatorEx *next = next_of(RAW);
-    return own.inside > 0 ? next->realloc(next->ctx, block, bytes) : reallocate(next, block, bytes);
+    return own.inside > 0 ? next->realloc(next->ctx, block, bytes)
+                          : reallocate(next, RAW, block, bytes);
 }
 
 static void
 raw_free(void *Py_UNUSED(ctx), void *block)
 {
+    if (!LIKELY(own.watched == NULL) && own.watched == block) {
+        own.watched = NULL;
+    }
     release(RAW, block);
 }
 
@@ -432,17 +468,51 @@ is_same(const PyMemAllocatorEx *a, const PyMemAllocatorEx *b)
            a->realloc == b->realloc && a->free == b->free;
 }
 
+/* Our RAW hook is in place: does it see what the next allocator of a domain frees, at the address
+ * that our caller knows? */
+static bool
+comes_as_raw(enum domain domain, size_t bytes)
+{
+    const PyMemAllocatorEx *next = &with_gil[domain];
+    own.inside++;
+    void *block = next->malloc(next->ctx, bytes);
+    own.inside--;
+    own.watched = block;
+    next->free(next->ctx, block);
+    bool is_seen = own.watched == NULL;
+    own.watched = NULL;
+    return block != NULL && is_seen;
+}
+
 static void
 put_in_front(void)
 {
     const struct chain *now = atomic_load(&chain);
     memcpy(with_gil, now->next, sizeof with_gil);
+    frees_come_as_raw = false;
     for (int i = 0; i < DOMAINS; i++) {
-        PyMemAllocatorEx ours = hooks[i];
-        ours.ctx = now->next[i].ctx;
-        PyMem_SetAllocator(python_domains[i], &ours);
+        installed[i] = hooks[i];
+        installed[i].ctx = now->next[i].ctx;
+        PyMem_SetAllocator(python_domains[i], &installed[i]);
     }
     is_installed = true;
+    bool all_come = true;
+    for (int i = MEM; i <= OBJ; i++) {
+        all_come = all_come && comes_as_raw(i, UNPOOLED_BYTES) && comes_as_raw(i, 4096);
+    }
+    if (all_come) {
+        for (int i = MEM; i <= OBJ; i++) {
+            installed[i].free = now->next[i].free;
+            PyMem_SetAllocator(python_domains[i], &installed[i]);
+        }
+        frees_come_as_raw = true;
+    }
+}
+
+bool
+conprof_heap_hooks_see_all_frees(void)
+{
+    return is_installed && !frees_come_as_raw;
 }
 
 /* Domains of which an allocation of so many bytes comes to our hooks. */
@@ -531,7 +601,7 @@ conprof_heap_hooks_remove(void)
     PyMemAllocatorEx now[DOMAINS];
     get(now);
     for (int i = 0; i < DOMAINS; i++) {
-        if (now[i].malloc != hooks[i].malloc || now[i].free != hooks[i].free) {
+        if (!is_same(&now[i], &installed[i])) {
             return;
         }
     }

@@ -17,6 +17,9 @@ const char *conprof_heap_hooks_install(void);
  * stay, do nothing and are found again by the next install. */
 void conprof_heap_hooks_remove(void);
 
+/* GIL held. Whether MEM and OBJ are hooked on free as well, which most allocators do not need. */
+bool conprof_heap_hooks_see_all_frees(void);
+
 /* GIL held. Does an allocation in each domain come to our hooks? */
 bool conprof_heap_hooks_are_reached(void);
 

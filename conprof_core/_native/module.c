@@ -8,6 +8,7 @@
 #include "fork.h"
 #include "gc_pause.h"
 #include "heap.h"
+#include "heap_hooks.h"
 #include "heap_table.h"
 #include "labels.h"
 #include "lock.h"
@@ -217,6 +218,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         {"heap_samples_lost", conprof_heap.lost},
         {"heap_stacks_refused", conprof_heap.stacks_refused},
         {"heap_hooks_detached", conprof_heap.detached},
+        {"heap_hooks_on_free", conprof_heap_hooks_see_all_frees()},
         {"signal_number", (uint64_t)conprof_sampler.signal_number},
         {"wall_looks", wall.looks},
         {"wall_captures", wall.captures},
