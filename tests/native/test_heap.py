@@ -357,6 +357,15 @@ def work():
 for _ in range(3):
     threading.Thread(target=work, daemon=True).start()
 late = Late(); late.self = late
+grown = [bytearray(100) for _ in range(20_000)]
+for number, small in enumerate(grown):
+    small.extend(bytes(250))
+    if number % 2:
+        small.clear(); small.extend(b"x")
+del grown, small
+stats = conprof_core.stats()["engine_stats"]
+assert stats["heap_samples"] > 3000, stats
+assert stats["heap_hooks_on_free"] == int(sys.argv[2]), stats
 if "stop" in sys.argv:
     profiler.stop()
     main = [row for row in rows if row.frames[-1][0] == "<module>"]
@@ -375,7 +384,16 @@ def test_every_allocator_and_the_end_of_the_interpreter(allocator: str, end: str
     if os.environ.get("CONPROF_UNDER_SANITIZER"):
         pytest.skip("the sanitizer has the allocator")
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", PROGRAM, end],
+        # Only of pymalloc it is known that it frees large blocks, and only these, as RAW.
+        [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-c",
+            PROGRAM,
+            end,
+            str(int(allocator != "pymalloc")),
+        ],
         env=os.environ | {"PYTHONMALLOC": allocator},
         capture_output=True,
         text=True,
