@@ -1,6 +1,7 @@
 /* heap.c: the session's side of heap.h. */
 #include "heap.h"
 
+#include <math.h>
 #include <sys/types.h>
 
 #include "code_registry.h"
@@ -20,6 +21,12 @@ struct conprof_heap conprof_heap;
 static uint64_t random_state = 1;
 static uint32_t window_number;
 static uint32_t old_windows; /* 0: age is not told */
+
+double
+conprof_heap_probability(size_t bytes, double mean)
+{
+    return -expm1(-(double)bytes / mean);
+}
 
 /* Evenly from [0, 1). */
 static double

@@ -83,12 +83,6 @@ static __thread struct {
 
 /* ---- the sample ---- */
 
-double
-conprof_heap_probability(size_t bytes, double mean)
-{
-    return -expm1(-(double)bytes / mean);
-}
-
 /* Evenly from (0, 1]. */
 static double
 draw(void)
@@ -288,18 +282,12 @@ pass_over(size_t bytes)
     return true;
 }
 
-/* GIL held. What to ask the next allocator of MEM or OBJ for. */
-static inline size_t
-unpooled(size_t bytes)
-{
-    bool may_be_followed = (int64_t)bytes > own.left;
-    return frees_come_as_raw && may_be_followed && bytes < UNPOOLED_BYTES ? UNPOOLED_BYTES : bytes;
-}
-
+/* What to ask the next allocator for; with the GIL, but for RAW. */
 static inline size_t
 to_ask(enum domain domain, size_t bytes)
 {
-    return domain == RAW ? bytes : unpooled(bytes);
+    bool may_be_followed = (int64_t)bytes > own.left && domain != RAW && frees_come_as_raw;
+    return may_be_followed && bytes < UNPOOLED_BYTES ? UNPOOLED_BYTES : bytes;
 }
 
 static __attribute__((noinline)) void *
