@@ -82,11 +82,11 @@ class RequestScope(PlainScope):
     another thread; it returns ``None`` as long as the route is not known. A subclass that overrides
     ``late_labels()`` gives ``True``: a callable more is paid for by every request.
 
-    Attributes:
-        is_bound: whether it has been bound while a profiler ran.
-
     ``exit()`` in another context than ``enter()``, as when a streaming body is finished by another
     task, leaves that context alone. A scope is entered once.
+
+    Attributes:
+        is_bound: whether it has been bound while a profiler ran.
     """
 
     # ``PlainScope`` has the fields, and ``enter()``, ``bind()`` and ``exit()``: in the extension

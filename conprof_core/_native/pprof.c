@@ -82,8 +82,10 @@ thread_label_of(struct encoder *encoder, uint32_t name_id)
         const char *name = conprof_thread_name(name_id);
         *span = (struct span){.first = encoder->labels.used, .is_known = true};
         encoder->thread_name_id = name_id;
-        put_label(encoder, &encoder->labels, encoder->profile->naming.thread_label,
-                  (struct conprof_text){name, strlen(name)});
+        struct conprof_text key = encoder->profile->naming.thread_label;
+        if (key.bytes > 0 && name[0] != '\0') {
+            put_label(encoder, &encoder->labels, key, (struct conprof_text){name, strlen(name)});
+        }
         span->bytes = encoder->labels.used - span->first;
     }
     return span;
