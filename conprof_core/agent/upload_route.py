@@ -70,13 +70,24 @@ class Intake:
             content_type = request.headers.get("content-type", "")
             received = Received(content_type, bytes(body), time.time())
             upload = await to_thread.run_sync(self._parse, received, limiter=self._limiter)
+            if isinstance(upload, AgentError):
+                raise upload
             await asyncio.wrap_future(self._writer.submit(upload, received))
         except TimeoutError:
             raise UploadRefusedError("the body took too long", 408) from None
         finally:
             self._in_flight -= len(body)
 
-    def _parse(self, received: Received) -> Upload:
-        upload = parse(*received)
-        self._store.check(upload, received.arrived_s)
+    def _parse(self, received: Received) -> Upload | AgentError:
+        """Return what the body says, or why it is refused.
+
+        Raised through a future, a refusal would stand in a cycle with the frames of its traceback,
+        and what they hold, 64 MiB of a bomb, would live until the collector comes.
+        """
+        try:
+            upload = parse(*received)
+            self._store.check(upload, received.arrived_s)
+        except AgentError as error:
+            error.__context__ = None
+            return error.with_traceback(None)
         return upload

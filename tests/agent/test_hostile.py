@@ -68,7 +68,8 @@ def test_a_thousand_malformed_uploads(tmp_path: Path) -> None:
         for n in range(COUNT - len(bodies)):
             status, text = agent.post(malformed(random.Random(n)))
             assert 400 <= status < 500, (n, text)
-        assert resident_kib(agent.process.pid) - before < 64 << 10
+            # At every moment: a bomb, 64 MiB, does not wait for the collector to leave.
+            assert resident_kib(agent.process.pid) - before < 48 << 10, n
         assert agent.get("services")["services"] == []
         assert agent.get("status")["store"]["files"] == 0
         assert agent.post(make.upload())[0] == 200
