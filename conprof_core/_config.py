@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 from conprof_core import exporters
+from conprof_core._limits import HEAP_SAMPLE_BYTES
 from conprof_core._options import NOWHERE, OPTION_NAMED, OPTIONS, ProfileType
 from conprof_core.errors import ConfigError
 from conprof_core.exporters.naming import Measured
@@ -108,7 +109,7 @@ class Config:
     def measured(self) -> Measured:
         """What names and periods on the wire depend on."""
         types = tuple(str(kind) for kind in self.profile_types)
-        return Measured(self.cpu_profile_rate, types, self.heap_sample_bytes)
+        return Measured(self.cpu_profile_rate, types, self.heap_sample_bytes or HEAP_SAMPLE_BYTES)
 
     def destinations(self) -> tuple[exporters.Destination, ...]:
         """Return where windows go, in the order of ``export_to``; by default the agent."""

@@ -70,6 +70,13 @@ MAX_TOTAL_LABEL_SETS: Final = 256
 MIN_RATE_HZ: Final = 1
 MAX_RATE_HZ: Final = 1_000
 
+HEAP_SAMPLE_BYTES: Final = 512 * 1024
+"""Allocated bytes between two samples, on average, where nothing else was asked for: as in Go."""
+
+HEAP_RATE_HZ: Final = 200
+"""Samples of allocated memory per second. Where more would come, their distance grows, unless one
+was asked for."""
+
 MIN_HEAP_SAMPLE_BYTES: Final = 1_024
 MAX_HEAP_SAMPLE_BYTES: Final = 1 << 30
 MAX_HEAP_OLD_WINDOWS: Final = 100_000

@@ -15,7 +15,12 @@ from typing import Final
 
 from conprof_core import exporters
 from conprof_core._engine import ENGINES
-from conprof_core._limits import MAX_HEAP_OLD_WINDOWS, MIN_TOKEN
+from conprof_core._limits import (
+    MAX_HEAP_OLD_WINDOWS,
+    MAX_HEAP_SAMPLE_BYTES,
+    MIN_HEAP_SAMPLE_BYTES,
+    MIN_TOKEN,
+)
 from conprof_core.errors import ConfigError
 
 NOWHERE: Final = "none:"
@@ -51,6 +56,13 @@ def _number(option: str, value: object, allowed: str, low: float, high: float) -
     return float(number)
 
 
+def _whole(option: str, value: object, allowed: str, low: int, high: int) -> int:
+    number = _number(option, value, allowed, low, high)
+    if number != int(number):
+        raise ConfigError(option, value, allowed)
+    return int(number)
+
+
 def seconds(low: float, high: float) -> Callable[[str, object], float]:
     allowed = f"allowed is a number of seconds from {low:g} to {high:g}"
     return lambda option, value: _number(option, value, allowed, low, high)
@@ -60,28 +72,28 @@ def whole(what: str, low: int, high: int) -> Callable[[str, object], int]:
     allowed = f"allowed is a whole number of {what} from {low} to {high}"
 
     def parse(option: str, value: object) -> int:
-        number = _number(option, value, allowed, low, high)
-        if number != int(number):
-            raise ConfigError(option, value, allowed)
-        return int(number)
+        return _whole(option, value, allowed, low, high)
 
     return parse
 
 
+def heap_sample_bytes(option: str, value: object) -> int:
+    low, high = MIN_HEAP_SAMPLE_BYTES, MAX_HEAP_SAMPLE_BYTES
+    allowed = f"allowed is a whole number of bytes from {low} to {high}, or 0 (as many as are due)"
+    number = _whole(option, value, allowed, 0, high)
+    if 0 < number < low:
+        raise ConfigError(option, value, allowed)
+    return number
+
+
 def windows(option: str, value: object) -> int:
     allowed = f"allowed is a whole number from 0 (off) to {MAX_HEAP_OLD_WINDOWS}"
-    number = _number(option, value, allowed, 0, MAX_HEAP_OLD_WINDOWS)
-    if number != int(number):
-        raise ConfigError(option, value, allowed)
-    return int(number)
+    return _whole(option, value, allowed, 0, MAX_HEAP_OLD_WINDOWS)
 
 
 def level(option: str, value: object) -> int:
     allowed = "allowed is 1 (errors), 2 (warnings), 3 (information) or 4 (debugging)"
-    number = _number(option, value, allowed, 1, 4)
-    if number != int(number):
-        raise ConfigError(option, value, allowed)
-    return int(number)
+    return _whole(option, value, allowed, 1, 4)
 
 
 def _text(option: str, value: object) -> str:

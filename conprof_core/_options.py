@@ -13,10 +13,8 @@ from conprof_core import _option_values as values
 from conprof_core._agent_socket import agent_socket, default_agent_socket
 from conprof_core._control import parse_signal
 from conprof_core._limits import (
-    MAX_HEAP_SAMPLE_BYTES,
     MAX_RATE_HZ,
     MAX_SPOOL_BYTES,
-    MIN_HEAP_SAMPLE_BYTES,
     MIN_RATE_HZ,
     MIN_SPOOL_BYTES,
 )
@@ -83,9 +81,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     Option(
         "heap_sample_bytes",
         ("CONPROF_HEAP_SAMPLE_BYTES",),
-        values.whole("bytes", MIN_HEAP_SAMPLE_BYTES, MAX_HEAP_SAMPLE_BYTES),
-        "allocated bytes between two samples, on average",
-        default=512 * 1024,
+        values.heap_sample_bytes,
+        "allocated bytes between two samples, on average; 0: 512 KiB, and more under load",
+        default=0,
     ),
     Option(
         "heap_old_windows",

@@ -12,7 +12,13 @@ from conprof_core import _log
 from conprof_core._config import Config
 from conprof_core._controls import Change, Controls, Wish
 from conprof_core._engine import Engine, EngineSettings, EngineUnavailable, Row
-from conprof_core._limits import CONTROL_POLL_S, EXIT_FLUSH_S, MAX_STACKS, WALL_RATE_HZ
+from conprof_core._limits import (
+    CONTROL_POLL_S,
+    EXIT_FLUSH_S,
+    HEAP_RATE_HZ,
+    MAX_STACKS,
+    WALL_RATE_HZ,
+)
 from conprof_core._loop import Loop
 from conprof_core._options import ProfileType
 from conprof_core._process import Process
@@ -105,12 +111,14 @@ class Session:
 
     def _start_engine(self, config: Config) -> None:
         first_tick_s = config.cpu_duration
+        has_heap = ProfileType.HEAP in config.profile_types
         settings = EngineSettings(
             rate_hz=config.cpu_profile_rate,
             period_s=min(first_tick_s, CONTROL_POLL_S) if config.control_file else first_tick_s,
             max_stacks=MAX_STACKS,
             on_terminate=self._on_terminate,
-            heap_bytes=config.heap_sample_bytes if ProfileType.HEAP in config.profile_types else 0,
+            heap_bytes=config.measured.heap_bytes if has_heap else 0,
+            heap_rate_hz=0 if config.heap_sample_bytes else HEAP_RATE_HZ,
             wall_rate_hz=WALL_RATE_HZ if ProfileType.WALL in config.profile_types else 0,
             heap_old_windows=config.heap_old_windows,
             heap_tracemalloc=config.heap_tracemalloc,

@@ -91,6 +91,8 @@ class EngineSettings(NamedTuple):
             nobody else handles it. Bounded by ``EXIT_FLUSH_S``; never raises.
         heap_bytes: mean distance of two samples of allocated memory, in bytes; 0: allocations are
             not sampled.
+        heap_rate_hz: samples of allocated memory per second; of more, that distance grows until
+            they are no more. 0: it stays.
         heap_old_windows: windows that a live block has seen the end of, before this one, to be
             labelled ``heap.age=old``; 0: none is.
         heap_tracemalloc: the portable engine may use ``tracemalloc`` for live memory.
@@ -104,6 +106,7 @@ class EngineSettings(NamedTuple):
     max_stacks: int
     on_terminate: Callable[[], None]
     heap_bytes: int = 0
+    heap_rate_hz: int = 0
     wall_rate_hz: int = 0
     heap_old_windows: int = 0
     heap_tracemalloc: bool = False

@@ -166,7 +166,9 @@ class NativeEngine:
             native.look_at_tasks(watch.look)
             self._watch_gc()
         if settings.heap_bytes:
-            failed = self._native.start_heap(settings.heap_bytes, settings.heap_old_windows)
+            failed = self._native.start_heap(
+                settings.heap_bytes, settings.heap_rate_hz, settings.heap_old_windows
+            )
             if failed:
                 _log.log(_log.ERROR, "heap", f"allocations are not profiled: {failed}")
         self._hook_threads()

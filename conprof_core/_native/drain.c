@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "blocked.h"
+#include "clock.h"
 #include "code_registry.h"
 #include "gc_pause.h"
 #include "heap.h"
@@ -52,14 +53,6 @@ rouse(void)
     if (drain != 0) {
         syscall(SYS_tgkill, getpid(), drain, conprof_sampler.signal_number);
     }
-}
-
-static uint64_t
-monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 /* Signals of the application go to the application's threads. */
@@ -125,7 +118,7 @@ run_task_look(void *Py_UNUSED(argument))
     conprof_session_thread_end();
     /* 0 meanwhile: there is nobody to call any more. */
     uint64_t expected = UINT64_MAX;
-    uint64_t next = monotonic_ns() + (uint64_t)((seconds < 0.01 ? 5 : seconds) * 1e9);
+    uint64_t next = conprof_monotonic_ns() + (uint64_t)((seconds < 0.01 ? 5 : seconds) * 1e9);
     atomic_compare_exchange_strong(&next_task_look_ns, &expected, next);
     atomic_store(&task_look_is_running, false);
     rouse();
@@ -177,8 +170,8 @@ static void
 terminate(void)
 {
     if (sem_init(&terminate_is_done, 0, 0) == 0 && spawn(run_terminate)) {
-        uint64_t until = monotonic_ns() + CONPROF_TERMINATE_S * UINT64_C(1000000000), now;
-        while (sem_trywait(&terminate_is_done) != 0 && (now = monotonic_ns()) < until) {
+        uint64_t until = conprof_monotonic_ns() + CONPROF_TERMINATE_S * UINT64_C(1000000000), now;
+        while (sem_trywait(&terminate_is_done) != 0 && (now = conprof_monotonic_ns()) < until) {
             struct timespec pause = {.tv_nsec = 2000000};
             nanosleep(&pause, NULL);
             conprof_turn_look(now);
@@ -326,7 +319,7 @@ wait_for_work(void)
     sigset_t ours;
     sigemptyset(&ours);
     sigaddset(&ours, conprof_sampler.signal_number);
-    uint64_t now = monotonic_ns(), next = atomic_load(&next_tick_ns);
+    uint64_t now = conprof_monotonic_ns(), next = atomic_load(&next_tick_ns);
     uint64_t left = next > now ? next - now : 0;
     if (atomic_load(&tick_is_running)) {
         left = UINT64_C(3600) * 1000000000u; /* its end signals us */
@@ -350,7 +343,7 @@ static void
 look_at_tasks(void)
 {
     uint64_t due = atomic_load(&next_task_look_ns);
-    if (due == 0 || due > monotonic_ns() || atomic_load(&is_stopping) ||
+    if (due == 0 || due > conprof_monotonic_ns() || atomic_load(&is_stopping) ||
         atomic_exchange(&task_look_is_running, true)) {
         return;
     }
@@ -359,7 +352,7 @@ look_at_tasks(void)
         !spawn(run_task_look)) {
         due = UINT64_MAX;
         atomic_compare_exchange_strong(&next_task_look_ns, &due,
-                                       monotonic_ns() + UINT64_C(5000000000));
+                                       conprof_monotonic_ns() + UINT64_C(5000000000));
         atomic_store(&task_look_is_running, false);
     }
 }
@@ -390,9 +383,9 @@ run_drain(void *argument)
         }
         conprof_session_drain(is_called);
         conprof_session_look();
-        conprof_turn_look(monotonic_ns());
+        conprof_turn_look(conprof_monotonic_ns());
         look_at_tasks();
-        if (!atomic_load(&is_stopping) && monotonic_ns() >= atomic_load(&next_tick_ns) &&
+        if (!atomic_load(&is_stopping) && conprof_monotonic_ns() >= atomic_load(&next_tick_ns) &&
             !atomic_exchange(&tick_is_running, true) && !spawn(run_tick)) {
             atomic_store(&tick_is_running, false);
             conprof_drain_schedule(1);
@@ -472,7 +465,7 @@ conprof_drain_set_task_look(PyObject *look)
 {
     PyObject *old = task_look_callback;
     task_look_callback = look;
-    atomic_store(&next_task_look_ns, look == NULL ? 0 : monotonic_ns());
+    atomic_store(&next_task_look_ns, look == NULL ? 0 : conprof_monotonic_ns());
     rouse();
     Py_XDECREF(old);
 }
@@ -492,7 +485,7 @@ void
 conprof_drain_schedule(double seconds)
 {
     double bounded = seconds < 0 ? 0 : seconds > 86400 ? 86400 : seconds;
-    atomic_store(&next_tick_ns, monotonic_ns() + (uint64_t)(bounded * 1e9));
+    atomic_store(&next_tick_ns, conprof_monotonic_ns() + (uint64_t)(bounded * 1e9));
 }
 
 void

@@ -3,10 +3,10 @@
 
 #include <errno.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "capture.h"
+#include "clock.h"
 #include "code_registry.h"
 #include "sampler.h"
 
@@ -18,14 +18,6 @@ static uint64_t began_ns; /* of the collection under way; 0: none */
 static uint64_t quantum_ns = CONPROF_GC_QUANTUM_NS;
 static uint64_t random_state = 0x9E3779B97F4A7C15;
 static PyObject *generation_key; /* immutable after init */
-
-static uint64_t
-monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* xorshift64*. A strict quantum would beat with collections that come at regular places. */
 static void
@@ -149,10 +141,10 @@ gc_callback(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t 
         return NULL;
     }
     if (PyUnicode_CompareWithASCIIString(arguments[0], "start") == 0) {
-        began_ns = monotonic_ns();
+        began_ns = conprof_monotonic_ns();
     }
     else if (began_ns != 0) {
-        uint64_t pause = monotonic_ns() - began_ns;
+        uint64_t pause = conprof_monotonic_ns() - began_ns;
         began_ns = 0;
         if (!atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
             uint32_t generation = generation_of(arguments[1]);

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <sys/types.h>
 
+#include "clock.h"
 #include "code_registry.h"
 #include "hash.h"
 #include "heap_hooks.h"
@@ -12,12 +13,13 @@
 #include "lock.h"
 #include "sampler.h"
 
-/* The mean doubles when more blocks than this are taken. */
+/* The floor of the mean doubles when more blocks than this are taken. */
 #define THIN_AT (CONPROF_HEAP_MAX_BLOCKS / 8 * 7)
 
 struct conprof_heap conprof_heap;
 
 /* owner: holder of the session lock */
+static struct conprof_heap_pace pace;
 static uint64_t random_state = 1;
 static uint32_t window_number;
 static uint32_t old_windows; /* 0: age is not told */
@@ -68,15 +70,26 @@ conprof_heap_reset_counters(void)
     atomic_store(&conprof_heap.stacks_refused, 0);
 }
 
+/* Both locks held. */
+static void
+publish_pace(void)
+{
+    atomic_store(&conprof_heap.mean, pace.mean);
+    atomic_store(&conprof_heap.look_ns, conprof_heap_pace_look_ns(&pace));
+}
+
 const char *
-conprof_heap_start(uint64_t mean, uint32_t windows)
+conprof_heap_start(uint64_t mean, uint32_t rate, uint32_t windows)
 {
     if (!conprof_heap_table_init()) {
         return "there is no memory for its table";
     }
-    atomic_store(&conprof_heap.mean, mean);
     conprof_lock();
     old_windows = windows;
+    conprof_heap_pace_begin(&pace, mean, rate, conprof_monotonic_ns());
+    conprof_heap_lock();
+    publish_pace();
+    conprof_heap_unlock();
     conprof_unlock();
     const char *failed = conprof_heap_hooks_install();
     atomic_store(&conprof_heap.is_on, failed == NULL);
@@ -173,22 +186,32 @@ drop(uint32_t index)
     }
 }
 
-/* Session lock held. Doubles the mean; what the larger mean would not have sampled is
- * followed no more. */
-static void
+/* Session lock held. Doubles the floor of the mean; blocks that it would not have sampled are
+ * followed no more. How many these are. */
+static uint32_t
 thin(void)
 {
+    uint32_t dropped = 0;
     conprof_heap_lock();
-    uint64_t mean = atomic_load(&conprof_heap.mean);
+    conprof_heap_pace_double(&pace);
     for (uint32_t i = 0; i < conprof_heap_table_top(); i++) {
         struct conprof_heap_block *block = conprof_heap_block_at(i);
-        if (draw() * conprof_heap_probability(block->bytes, (double)mean) >=
-            conprof_heap_probability(block->bytes, (double)mean * 2)) {
+        double mean = block->mean, floor = (double)pace.floor;
+        if (mean >= floor) {
+            continue;
+        }
+        if (draw() * conprof_heap_probability(block->bytes, mean) <
+            conprof_heap_probability(block->bytes, floor)) {
+            block->mean = (float)floor;
+        }
+        else {
             drop(i);
+            dropped++;
         }
     }
-    atomic_store(&conprof_heap.mean, mean * 2);
+    publish_pace();
     conprof_heap_unlock();
+    return dropped;
 }
 
 /* Session lock held. */
@@ -228,13 +251,17 @@ conprof_heap_settle(void)
         return;
     }
     recycle_released();
-    while (conprof_heap_table_used() > THIN_AT &&
-           atomic_load(&conprof_heap.mean) < CONPROF_HEAP_MAX_MEAN &&
-           atomic_load(&conprof_heap.is_on)) {
-        uint32_t before = conprof_heap_table_used();
-        thin();
+    if (!atomic_load(&conprof_heap.is_on)) {
+        return;
+    }
+    conprof_heap_pace_step(&pace, atomic_load(&conprof_heap.samples), conprof_monotonic_ns());
+    conprof_heap_lock();
+    publish_pace();
+    conprof_heap_unlock();
+    while (conprof_heap_table_used() > THIN_AT && pace.floor < CONPROF_HEAP_MAX_MEAN) {
+        uint32_t before = conprof_heap_table_used(), dropped = thin();
         recycle_released();
-        if (conprof_heap_table_used() == before) {
+        if (dropped > 0 && conprof_heap_table_used() == before) {
             break; /* their samples stand in the ring */
         }
     }
@@ -266,7 +293,6 @@ void
 conprof_heap_charge_live(struct conprof_window *window, bool ends_period)
 {
     struct aged memory[AGED_SLOTS] = {0};
-    double mean = (double)atomic_load(&conprof_heap.mean);
     uint32_t number = window_number + 1;
     if (ends_period) {
         window_number = number;
@@ -290,7 +316,7 @@ conprof_heap_charge_live(struct conprof_window *window, bool ends_period)
             conprof_window_row_at(window, block->stack->locations, block->stack->length,
                                   is_old ? aged_record(memory, block->record) : block->record,
                                   block->name_id, &(struct conprof_trace){0});
-        double stands_for = 1 / conprof_heap_probability(block->bytes, mean);
+        double stands_for = 1 / conprof_heap_probability(block->bytes, block->mean);
         /* The same in every window, so that a difference of two shows no rounding. */
         double chance = (double)(conprof_hash_word(i, address) >> 11) * 0x1p-53;
         conprof_window_charge(window, row, CONPROF_COLUMN_INUSE_OBJECTS,

@@ -9,6 +9,7 @@
  * else about a block matters, so sums are unbiased for every mixture of sizes, and a block
  * may be taken out of the sample later with probability 1 - P'(s) / P(s): then the sample
  * is one of the larger mean. That is what happens when the table of live blocks fills.
+ * How large the mean is meanwhile, heap_pace.h says.
  *
  * Invariants
  *   - A hook calls no Python API that allocates or changes anything, takes no lock but the
@@ -19,6 +20,7 @@
  *     freed, and a freed one never as live, whatever thread frees it.
  *   - Where MEM and OBJ have no hook on free, each of their blocks in the table is one that the
  *     allocator frees through RAW: it was asked for with more bytes than its pools take.
+ *   - A followed block keeps the mean that chose it, which is never below the floor.
  *   - Each allocation counts once, in the domain that was called: what pymalloc passes on
  *     to RAW is not counted again (`inside`).
  *   - A sample travels through the ring like a CPU sample: label records stay alive by the
@@ -26,8 +28,9 @@
  *   - The result of every call is the next allocator's, bit for bit, and errno is kept. It may be
  *     of a larger block than was asked for, never of a smaller.
  *
- * heap_hooks.c is what runs inside the allocator, heap_table.c finds live blocks by
- * address, heap_stacks.c keeps their stacks, heap.c fills windows.
+ * heap_hooks.c counts inside the allocator, heap_sample.c takes a sample there, heap_table.c finds
+ * live blocks by address, heap_stacks.c keeps their stacks, heap_pace.c sets the mean, heap.c fills
+ * windows.
  */
 #ifndef CONPROF_HEAP_H
 #define CONPROF_HEAP_H
@@ -37,9 +40,7 @@
 #include <stdint.h>
 
 #include "aggregate.h"
-
-/* The mean stops doubling here: 64 GiB. */
-#define CONPROF_HEAP_MAX_MEAN (UINT64_C(1) << 36)
+#include "heap_pace.h"
 
 /* Words of an allocation record behind its header; then one word a frame, leaf first. */
 enum conprof_alloc_word {
@@ -54,7 +55,10 @@ enum conprof_alloc_word {
 
 struct conprof_heap {
     atomic_bool is_on;     /* written by: session, with the GIL */
-    _Atomic uint64_t mean; /* bytes; written by: session, holder of both locks */
+    _Atomic uint64_t mean; /* bytes, of draws to come; written by: session, holder of both locks */
+    /* When the next sample shall have the mean set anew; UINT64_MAX: never. written by: session,
+     * holder of its lock */
+    _Atomic uint64_t look_ns;
     /* Counters since the session began. written by: hooks, relaxed */
     _Atomic uint64_t samples;        /* blocks sampled */
     _Atomic uint64_t refused;        /* sampled blocks not followed: the table was full */
@@ -72,9 +76,10 @@ double conprof_heap_probability(size_t bytes, double mean);
 void conprof_heap_reset_counters(void);
 
 /* GIL held. Hooks the allocators. NULL, or what is in the way; then nothing has changed.
+ * More than `rate` samples a second let the mean grow (heap_pace.h); 0: none do.
  * Blocks that were alive at the end of `old_windows` windows before have the label
  * heap.age=old, where there is room for one more label set; 0: none has. */
-const char *conprof_heap_start(uint64_t mean, uint32_t old_windows);
+const char *conprof_heap_start(uint64_t mean, uint32_t rate, uint32_t old_windows);
 
 /* GIL held. No allocation is sampled after the return. What is alive is still known: charge
  * it to the last window, then forget it. */
@@ -90,8 +95,8 @@ void conprof_heap_check(void);
 void conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t n,
                       const struct conprof_trace *trace);
 
-/* Session lock held, after the ring was drained. Lets go of what was freed, and thins the
- * table when it fills. */
+/* Session lock held, after the ring was drained. Lets go of what was freed, thins the table when
+ * it fills, and sets the mean anew. */
 void conprof_heap_settle(void);
 
 /* Session lock held, before bindings are reset. Charges every live block to its row. At the end

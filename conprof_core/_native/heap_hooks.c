@@ -22,16 +22,11 @@
 #include <errno.h>
 #include <math.h>
 #include <string.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "capture.h"
-#include "code_registry.h"
 #include "heap.h"
+#include "heap_sample.h"
 #include "heap_table.h"
 #include "sampler.h"
-#include "session.h"
 
 #define LIKELY(condition) __builtin_expect(!!(condition), 1)
 
@@ -41,9 +36,6 @@
 
 /* The smallest block that pymalloc does not keep in its pools, and never will on realloc. */
 #define UNPOOLED_BYTES 513u
-
-/* Blocks kept free for threads that sample at the same time. */
-#define ALMOST_ALL_BLOCKS (CONPROF_HEAP_MAX_BLOCKS - 256)
 
 /* While off, a thread looks up at this distance. */
 #define IDLE_BYTES 65536
@@ -78,140 +70,9 @@ static __thread struct {
     bool is_probing;     /* the next allocation shall only say that it came */
     const void *watched; /* NULL, or a block: RAW's hook on free shall say that it came */
     double mean;         /* of the draw behind `left`; 0: none yet */
-    uint64_t random;     /* xorshift64*; 0: not seeded */
 } own __attribute__((tls_model("initial-exec")));
 
-/* ---- the sample ---- */
-
-/* Evenly from (0, 1]. */
-static double
-draw(void)
-{
-    if (own.random == 0) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        own.random = ((uint64_t)now.tv_nsec << 32 ^ (uint64_t)now.tv_sec ^ (uintptr_t)&own ^
-                      (uint64_t)getpid() << 40) *
-                         UINT64_C(0x9E3779B97F4A7C15) |
-                     1;
-    }
-    own.random ^= own.random >> 12;
-    own.random ^= own.random << 25;
-    own.random ^= own.random >> 27;
-    return (double)((own.random * UINT64_C(0x2545F4914F6CDD1D) >> 11) + 1) * 0x1p-53;
-}
-
-/* Where the calling thread stands: how many words conprof_capture_put writes of `stack`, or
- * 0 and one synthetic word in `word`. */
-static uint32_t
-walk(const PyThreadState *ts, struct conprof_stack *stack, uint64_t *word)
-{
-    /* The drain knows the thread's name. */
-    *word = conprof_frame_word(CONPROF_UID_NATIVE, 0);
-    if (ts == NULL) {
-        return 0;
-    }
-    if (ts->interp != conprof_sampler.interpreter) {
-        *word = conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0);
-        return 0;
-    }
-    enum conprof_walk result = conprof_unwind_caller(ts, stack);
-    if (result == CONPROF_WALK_EMPTY) {
-        return 0;
-    }
-    int frames = result == CONPROF_WALK_OK ? conprof_capture_translate(stack) : -1;
-    if (frames > 0) {
-        return (uint32_t)frames;
-    }
-    *word = conprof_frame_word(CONPROF_UID_UNWALKABLE, 0);
-    return 0;
-}
-
-static bool
-reserve(uint32_t words, struct conprof_ring_slot *slot)
-{
-    if (conprof_heap_table_used() < ALMOST_ALL_BLOCKS &&
-        conprof_ring_reserve(&conprof_sampler.ring, words, slot)) {
-        return true;
-    }
-    /* Only when memory is allocated faster than the drain gets a turn. Whoever holds the
-     * session lock waits for no GIL, so this ends. */
-    conprof_session_drain(true);
-    return conprof_ring_reserve(&conprof_sampler.ring, words, slot);
-}
-
-/* Enters the block, unless it drops out because the mean has grown since its point was
- * drawn. A subinterpreter's blocks are not followed: its arenas vanish as a whole. */
-static bool
-follow(uintptr_t address, size_t bytes, bool is_followed, double *mean, uint32_t *block)
-{
-    double drawn = own.mean, chance = draw();
-    bool is_kept = true;
-    *block = CONPROF_HEAP_NO_BLOCK;
-    conprof_heap_lock();
-    double now = (double)atomic_load_explicit(&conprof_heap.mean, memory_order_relaxed);
-    if (now > drawn) {
-        is_kept =
-            chance * conprof_heap_probability(bytes, drawn) <= conprof_heap_probability(bytes, now);
-        drawn = now;
-    }
-    if (is_kept && is_followed) {
-        *block = conprof_heap_table_add(address, bytes);
-    }
-    conprof_heap_unlock();
-    *mean = drawn;
-    if (is_kept && is_followed && *block == CONPROF_HEAP_NO_BLOCK) {
-        atomic_fetch_add_explicit(&conprof_heap.refused, 1, memory_order_relaxed);
-    }
-    return is_kept;
-}
-
-static void
-emit(uintptr_t address, size_t bytes)
-{
-    struct conprof_stack stack;
-    uint64_t word;
-    struct conprof_marks marks = conprof_marks_none();
-    const PyThreadState *ts = conprof_own_thread_state();
-    bool is_main = ts == NULL || ts->interp == conprof_sampler.interpreter;
-    uint32_t frames = walk(ts, &stack, &word);
-    if (ts != NULL && is_main) {
-        marks = conprof_capture_marks(ts);
-    }
-    struct conprof_ring_slot slot;
-    if (!reserve(1 + CONPROF_ALLOC_FRAMES + (frames > 0 ? frames : 1) +
-                     conprof_capture_trace_words(&marks.trace),
-                 &slot)) {
-        atomic_fetch_add_explicit(&conprof_heap.lost, 1, memory_order_relaxed);
-        return;
-    }
-    double mean;
-    uint32_t block;
-    if (!follow(address, bytes, is_main, &mean, &block)) {
-        conprof_ring_publish(&slot, CONPROF_RECORD_PAD);
-        return;
-    }
-    bool is_paused = atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BLOCK, block);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_CELL, marks.cell_id);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_RECORD, (uint64_t)(uintptr_t)marks.record);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_THREAD,
-                     (uint64_t)syscall(SYS_gettid) << 1 | is_paused);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BYTES, bytes);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_MEAN, (uint64_t)mean);
-    if (frames > 0) {
-        conprof_capture_put(&slot, 1 + CONPROF_ALLOC_FRAMES, &stack);
-    }
-    else {
-        conprof_ring_put(&slot, 1 + CONPROF_ALLOC_FRAMES, word);
-    }
-    conprof_capture_publish(&slot, CONPROF_RECORD_ALLOC, &marks.trace);
-    atomic_fetch_add_explicit(&conprof_heap.samples, 1, memory_order_relaxed);
-    if (conprof_ring_fill(&conprof_sampler.ring) > CONPROF_CALL_DRAIN_AT ||
-        conprof_heap_table_used() > CONPROF_HEAP_MAX_BLOCKS / 8 * 7) {
-        conprof_sampler_call_drain();
-    }
-}
+/* ---- counting ---- */
 
 /* A block of `bytes` bytes reached the next sample point, or there is none yet. */
 static __attribute__((noinline)) void
@@ -233,14 +94,14 @@ reached(uintptr_t address, size_t bytes)
         double mean = (double)atomic_load_explicit(&conprof_heap.mean, memory_order_relaxed);
         if (own.mean == 0) {
             own.mean = mean;
-            own.left = (int64_t)(-log(draw()) * mean) - (int64_t)bytes;
+            own.left = (int64_t)(-log(conprof_heap_draw()) * mean) - (int64_t)bytes;
         }
         if (own.left < 0) {
             if (!conprof_heap_is_forking()) {
-                emit(address, bytes);
+                conprof_heap_sample(address, bytes, own.mean);
             }
             own.mean = mean;
-            own.left = (int64_t)(-log(draw()) * mean);
+            own.left = (int64_t)(-log(conprof_heap_draw()) * mean);
         }
     }
     atomic_fetch_sub(&conprof_sampler.in_handler, 1);
@@ -266,20 +127,19 @@ next_of(enum domain domain)
                          : &with_gil[domain];
 }
 
-/* The shortest path: takes a small block off the distance. False, and nothing taken, when it may be
- * sampled, or is so large that the next allocator may come to us as RAW with it. */
+/* The shortest path: takes a block off the distance, which is one instruction where it is written
+ * like this. False when the block may be sampled: then give_back comes next. */
 static inline bool
-pass_over(size_t bytes)
+take(size_t bytes)
 {
-    if (!LIKELY(bytes <= SMALL_BYTES)) {
-        return false;
-    }
-    int64_t left = own.left - (int64_t)bytes;
-    if (!LIKELY(left >= 0)) {
-        return false;
-    }
-    own.left = left;
-    return true;
+    own.left -= (int64_t)bytes;
+    return LIKELY(own.left >= 0);
+}
+
+static inline void
+give_back(size_t bytes)
+{
+    own.left += (int64_t)bytes;
 }
 
 /* What to ask the next allocator for; with the GIL, but for RAW. */
@@ -301,6 +161,13 @@ allocate(const PyMemAllocatorEx *next, enum domain domain, size_t bytes)
         count(block, bytes);
     }
     return block;
+}
+
+static __attribute__((noinline)) void *
+allocate_taken(const PyMemAllocatorEx *next, enum domain domain, size_t bytes)
+{
+    give_back(bytes);
+    return allocate(next, domain, bytes);
 }
 
 static __attribute__((noinline)) void *
@@ -377,16 +244,25 @@ release(enum domain domain, void *block)
     static void *name##_malloc(void *Py_UNUSED(ctx), size_t bytes)                                 \
     {                                                                                              \
         const PyMemAllocatorEx *next = next_of(DOMAIN);                                            \
-        return LIKELY(pass_over(bytes)) ? next->malloc(next->ctx, bytes)                           \
-                                        : allocate(next, DOMAIN, bytes);                           \
+        /* The next allocator may come to us as RAW with larger ones. */                           \
+        if (!LIKELY(bytes <= SMALL_BYTES)) {                                                       \
+            return allocate(next, DOMAIN, bytes);                                                  \
+        }                                                                                          \
+        return LIKELY(take(bytes)) ? next->malloc(next->ctx, bytes)                                \
+                                   : allocate_taken(next, DOMAIN, bytes);                          \
     }                                                                                              \
     static void *name##_calloc(void *Py_UNUSED(ctx), size_t elements, size_t size)                 \
     {                                                                                              \
         const PyMemAllocatorEx *next = next_of(DOMAIN);                                            \
-        if (LIKELY((elements | size) <= SMALL_BYTES && pass_over(elements * size))) {              \
-            return next->calloc(next->ctx, elements, size);                                        \
+        /* The product is of two small numbers. */                                                 \
+        if (!LIKELY((elements | size) <= SMALL_BYTES && elements * size <= SMALL_BYTES)) {         \
+            return allocate_zeroed(next, DOMAIN, elements, size);                                  \
         }                                                                                          \
-        return allocate_zeroed(next, DOMAIN, elements, size);                                      \
+        if (!LIKELY(take(elements * size))) {                                                      \
+            give_back(elements * size);                                                            \
+            return allocate_zeroed(next, DOMAIN, elements, size);                                  \
+        }                                                                                          \
+        return next->calloc(next->ctx, elements, size);                                            \
     }                                                                                              \
     static void *name##_realloc(void *Py_UNUSED(ctx), void *block, size_t bytes)                   \
     {                                                                                              \

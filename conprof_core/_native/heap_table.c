@@ -168,7 +168,7 @@ conprof_heap_table_release(uint32_t index)
 }
 
 uint32_t
-conprof_heap_table_add(uintptr_t address, size_t bytes)
+conprof_heap_table_add(uintptr_t address, size_t bytes, double mean)
 {
     /* Memory that came back without our knowing: what was here is gone. */
     uint32_t stale = conprof_heap_table_detach(address), index = free_list;
@@ -186,6 +186,7 @@ conprof_heap_table_add(uintptr_t address, size_t bytes)
     }
     atomic_fetch_add(&used, 1);
     blocks[index].bytes = bytes;
+    blocks[index].mean = (float)mean;
     atomic_store_explicit(&blocks[index].address, address, memory_order_relaxed);
     conprof_heap_table_attach(index);
     return index;

@@ -22,8 +22,8 @@
 #include <stdint.h>
 
 /* Sampled blocks alive at once: 16 GiB of small objects at the default mean. When seven
- * eighths are taken, the mean doubles (see heap.h). With index and filter, 2.4 MiB when
- * all are taken; pages that were never needed are never touched. */
+ * eighths are taken, the floor of the mean doubles (see heap.c). With index and filter, 2.4 MiB
+ * when all are taken; pages that were never needed are never touched. */
 #define CONPROF_HEAP_MAX_BLOCKS 32768u
 #define CONPROF_HEAP_NO_BLOCK UINT32_MAX
 
@@ -44,6 +44,8 @@ struct conprof_heap_block {
     uint64_t cell_id;                    /* provisional cell, or 0 */
     uint16_t name_id;
     bool is_known; /* its sample has been drained: the fields above hold */
+    /* Bytes: of the draw that chose it. By the hook, as `bytes`; then by holders of both locks. */
+    float mean;
 };
 
 extern _Atomic uint64_t conprof_heap_filter[(1u << CONPROF_HEAP_HASH_BITS) / 64];
@@ -86,9 +88,9 @@ bool conprof_heap_is_forking(void);
 /* Any thread. The block of an index. */
 struct conprof_heap_block *conprof_heap_block_at(uint32_t index);
 
-/* Heap lock held. Enters an address; the index of its block, or CONPROF_HEAP_NO_BLOCK
- * when all are taken. */
-uint32_t conprof_heap_table_add(uintptr_t address, size_t bytes);
+/* Heap lock held. Enters an address, sampled with this mean; the index of its block, or
+ * CONPROF_HEAP_NO_BLOCK when all are taken. */
+uint32_t conprof_heap_table_add(uintptr_t address, size_t bytes, double mean);
 
 /* Heap lock held. Takes an address out, keeping its block: CONPROF_HEAP_NO_BLOCK when it
  * is not there. Then either attach it again, or release it. */

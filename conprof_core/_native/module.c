@@ -68,8 +68,8 @@ static PyObject *
 start_heap(PyObject *Py_UNUSED(module), PyObject *args)
 {
     Py_ssize_t bytes;
-    unsigned int old_windows = 0;
-    if (!PyArg_ParseTuple(args, "n|I:start_heap", &bytes, &old_windows)) {
+    unsigned int rate = 0, old_windows = 0;
+    if (!PyArg_ParseTuple(args, "n|II:start_heap", &bytes, &rate, &old_windows)) {
         return NULL;
     }
     if (bytes < 1 || (uint64_t)bytes > CONPROF_HEAP_MAX_MEAN) {
@@ -81,7 +81,7 @@ start_heap(PyObject *Py_UNUSED(module), PyObject *args)
         PyErr_SetString(PyExc_RuntimeError, "start() comes first");
         return NULL;
     }
-    const char *failed = conprof_heap_start((uint64_t)bytes, old_windows);
+    const char *failed = conprof_heap_start((uint64_t)bytes, rate, old_windows);
     return PyUnicode_FromString(failed == NULL ? "" : failed);
 }
 
@@ -295,7 +295,8 @@ static PyMethodDef functions[] = {
      "lock_search(frame, address, type)\n\nThe lock of exactly this type at whose address threads "
      "wait, if the frame's variables or globals lead to it, else None."},
     {"start_heap", start_heap, METH_VARARGS,
-     "start_heap(mean, old_windows=0): sample allocations; what is in the way, or ''. After "
+     "start_heap(mean, rate=0, old_windows=0): sample allocations; what is in the way, or ''. "
+     "After "
      "start()."},
     {"wake", wake, METH_NOARGS, "Have tick() called now."},
     {"pause", pause_sampling, METH_O, "pause(flag): discard samples while true."},

@@ -1,10 +1,9 @@
 /* offcpu.c: see offcpu.h. */
 #include "offcpu.h"
 
-#include <time.h>
-
 #include "blocked.h"
 #include "capture.h"
+#include "clock.h"
 #include "code_registry.h"
 #include "drain.h"
 #include "remote.h"
@@ -30,21 +29,13 @@ static struct conprof_offcpu_counters counters;
 static struct conprof_remote remote; /* scratch */
 static uint64_t words[CONPROF_MAX_FRAMES + 1];
 
-static uint64_t
-monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 void
 conprof_offcpu_configure(uint32_t rate_hz, PyInterpreterState *of)
 {
     period_ns = rate_hz == 0 ? 0 : 1000000000u / rate_hz;
     interpreter = of;
     gil = rate_hz == 0 ? 0 : conprof_gil_address(of);
-    next_look_ns = monotonic_ns() + period_ns;
+    next_look_ns = conprof_monotonic_ns() + period_ns;
     next_peek_ns = UINT64_MAX;
     cursor = 0;
     captures_left = CONPROF_LOOK_CAPTURES;
@@ -235,7 +226,7 @@ static bool
 advance(struct conprof_window *window, struct conprof_thread *thread)
 {
     struct conprof_wait_account *wait = &thread->wait;
-    uint64_t cpu = conprof_cpu_of_ns(thread->tid), now = monotonic_ns();
+    uint64_t cpu = conprof_cpu_of_ns(thread->tid), now = conprof_monotonic_ns();
     if (cpu == 0) {
         return false;
     }
@@ -277,7 +268,7 @@ look_at_loop(struct conprof_window *window, struct conprof_thread *thread)
     else if (!conprof_remote_version(interpreter, thread->tid, &wait->state_hint, &version)) {
         return;
     }
-    conprof_blocked_look(window, thread, version, monotonic_ns(), row);
+    conprof_blocked_look(window, thread, version, conprof_monotonic_ns(), row);
 }
 
 static void
@@ -324,7 +315,7 @@ peek(struct conprof_window *window)
 bool
 conprof_offcpu_look(struct conprof_window *window)
 {
-    if (cursor == 0 && monotonic_ns() < next_look_ns) {
+    if (cursor == 0 && conprof_monotonic_ns() < next_look_ns) {
         peek(window);
         return false;
     }
@@ -344,7 +335,7 @@ conprof_offcpu_look(struct conprof_window *window)
     cursor = 0;
     captures_left = CONPROF_LOOK_CAPTURES;
     conprof_remote_renew();
-    next_look_ns = monotonic_ns() + next_pause();
+    next_look_ns = conprof_monotonic_ns() + next_pause();
     next_peek_ns = conprof_blocked_peek_ns();
     return false;
 }
@@ -379,7 +370,7 @@ conprof_offcpu_close(struct conprof_window *window, bool is_last)
 void
 conprof_offcpu_begin(struct conprof_thread *thread)
 {
-    thread->wait = (struct conprof_wait_account){.seen_ns = monotonic_ns(),
+    thread->wait = (struct conprof_wait_account){.seen_ns = conprof_monotonic_ns(),
                                                  .cpu_ns = conprof_cpu_of_ns(thread->tid)};
 }
 

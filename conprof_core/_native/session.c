@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "code_registry.h"
 #include "blocked.h"
 #include "context.h"
@@ -51,14 +52,6 @@ unix_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static uint64_t
-monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
 static pid_t
@@ -211,7 +204,7 @@ conprof_session_drain(bool is_called)
 void
 conprof_session_look(void)
 {
-    for (bool has_more = conprof_offcpu_wait_ns(monotonic_ns()) == 0; has_more;) {
+    for (bool has_more = conprof_offcpu_wait_ns(conprof_monotonic_ns()) == 0; has_more;) {
         conprof_lock();
         has_more = window != NULL && conprof_offcpu_look(window);
         conprof_unlock();

@@ -59,7 +59,7 @@ class WindowProfile:
         if debug:
             from conprof_core.pull.heap_text import debug1
 
-            return answer.text(debug1(window.rows(), self._session.owner.config.heap_sample_bytes))
+            return answer.text(debug1(window.rows(), self._session.config.measured.heap_bytes))
         return self._encode(window, self._name)
 
     def begin(self) -> None:

@@ -21,7 +21,7 @@ CASES: list[tuple[str, str, Any, str | None]] = [
     ("period", "60", 60.0, "soon"),
     ("cpu_profile_rate", "250", 250, "0"),
     ("profile_types", "CPU, heap", (ProfileType.CPU, ProfileType.HEAP), "cpu,lock"),
-    ("heap_sample_bytes", "65536", 65536, "100"),
+    ("heap_sample_bytes", "65536", 65536, "1023"),
     ("heap_old_windows", "8", 8, "-1"),
     ("heap_tracemalloc", "on", True, "perhaps"),
     ("loop_blocked_threshold", "0.25", 0.25, "0.01"),

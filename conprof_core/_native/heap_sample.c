@@ -1,0 +1,148 @@
+/* heap_sample.c: see heap_sample.h. */
+#include "heap_sample.h"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "capture.h"
+#include "clock.h"
+#include "code_registry.h"
+#include "heap.h"
+#include "heap_table.h"
+#include "sampler.h"
+#include "session.h"
+
+/* Blocks kept free for threads that sample at the same time. */
+#define ALMOST_ALL_BLOCKS (CONPROF_HEAP_MAX_BLOCKS - 256)
+
+/* owner: its thread. xorshift64*; 0: not seeded. */
+static __thread uint64_t own_random __attribute__((tls_model("initial-exec")));
+
+double
+conprof_heap_draw(void)
+{
+    if (own_random == 0) {
+        own_random =
+            (conprof_monotonic_ns() ^ (uintptr_t)&own_random << 16 ^ (uint64_t)getpid() << 40) *
+                UINT64_C(0x9E3779B97F4A7C15) |
+            1;
+    }
+    own_random ^= own_random >> 12;
+    own_random ^= own_random << 25;
+    own_random ^= own_random >> 27;
+    return (double)((own_random * UINT64_C(0x2545F4914F6CDD1D) >> 11) + 1) * 0x1p-53;
+}
+
+/* Where the calling thread stands: how many words conprof_capture_put writes of `stack`, or
+ * 0 and one synthetic word in `word`. */
+static uint32_t
+walk(const PyThreadState *ts, struct conprof_stack *stack, uint64_t *word)
+{
+    /* The drain knows the thread's name. */
+    *word = conprof_frame_word(CONPROF_UID_NATIVE, 0);
+    if (ts == NULL) {
+        return 0;
+    }
+    if (ts->interp != conprof_sampler.interpreter) {
+        *word = conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0);
+        return 0;
+    }
+    enum conprof_walk result = conprof_unwind_caller(ts, stack);
+    if (result == CONPROF_WALK_EMPTY) {
+        return 0;
+    }
+    int frames = result == CONPROF_WALK_OK ? conprof_capture_translate(stack) : -1;
+    if (frames > 0) {
+        return (uint32_t)frames;
+    }
+    *word = conprof_frame_word(CONPROF_UID_UNWALKABLE, 0);
+    return 0;
+}
+
+static bool
+reserve(uint32_t words, struct conprof_ring_slot *slot)
+{
+    if (conprof_heap_table_used() < ALMOST_ALL_BLOCKS &&
+        conprof_ring_reserve(&conprof_sampler.ring, words, slot)) {
+        return true;
+    }
+    /* Only when memory is allocated faster than the drain gets a turn. Whoever holds the
+     * session lock waits for no GIL, so this ends. */
+    conprof_session_drain(true);
+    return conprof_ring_reserve(&conprof_sampler.ring, words, slot);
+}
+
+/* Enters the block, unless it drops out because the mean has grown since its point was
+ * drawn; `mean` is that of the draw, then that of the sample. A subinterpreter's blocks are not
+ * followed: its arenas vanish as a whole. */
+static bool
+follow(uintptr_t address, size_t bytes, bool is_followed, double *mean, uint32_t *block)
+{
+    double drawn = *mean, chance = conprof_heap_draw();
+    bool is_kept = true;
+    *block = CONPROF_HEAP_NO_BLOCK;
+    conprof_heap_lock();
+    double now = (double)atomic_load_explicit(&conprof_heap.mean, memory_order_relaxed);
+    if (now > drawn) {
+        is_kept =
+            chance * conprof_heap_probability(bytes, drawn) <= conprof_heap_probability(bytes, now);
+        drawn = now;
+    }
+    if (is_kept && is_followed) {
+        *block = conprof_heap_table_add(address, bytes, drawn);
+    }
+    conprof_heap_unlock();
+    *mean = drawn;
+    if (is_kept && is_followed && *block == CONPROF_HEAP_NO_BLOCK) {
+        atomic_fetch_add_explicit(&conprof_heap.refused, 1, memory_order_relaxed);
+    }
+    return is_kept;
+}
+
+void
+conprof_heap_sample(uintptr_t address, size_t bytes, double mean)
+{
+    struct conprof_stack stack;
+    uint64_t word;
+    struct conprof_marks marks = conprof_marks_none();
+    const PyThreadState *ts = conprof_own_thread_state();
+    bool is_main = ts == NULL || ts->interp == conprof_sampler.interpreter;
+    uint32_t frames = walk(ts, &stack, &word);
+    if (ts != NULL && is_main) {
+        marks = conprof_capture_marks(ts);
+    }
+    struct conprof_ring_slot slot;
+    if (!reserve(1 + CONPROF_ALLOC_FRAMES + (frames > 0 ? frames : 1) +
+                     conprof_capture_trace_words(&marks.trace),
+                 &slot)) {
+        atomic_fetch_add_explicit(&conprof_heap.lost, 1, memory_order_relaxed);
+        return;
+    }
+    uint32_t block;
+    if (!follow(address, bytes, is_main, &mean, &block)) {
+        conprof_ring_publish(&slot, CONPROF_RECORD_PAD);
+        return;
+    }
+    bool is_paused = atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BLOCK, block);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_CELL, marks.cell_id);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_RECORD, (uint64_t)(uintptr_t)marks.record);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_THREAD,
+                     (uint64_t)syscall(SYS_gettid) << 1 | is_paused);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BYTES, bytes);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_MEAN, (uint64_t)mean);
+    if (frames > 0) {
+        conprof_capture_put(&slot, 1 + CONPROF_ALLOC_FRAMES, &stack);
+    }
+    else {
+        conprof_ring_put(&slot, 1 + CONPROF_ALLOC_FRAMES, word);
+    }
+    conprof_capture_publish(&slot, CONPROF_RECORD_ALLOC, &marks.trace);
+    atomic_fetch_add_explicit(&conprof_heap.samples, 1, memory_order_relaxed);
+    if (conprof_ring_fill(&conprof_sampler.ring) > CONPROF_CALL_DRAIN_AT ||
+        conprof_heap_table_used() > CONPROF_HEAP_MAX_BLOCKS / 8 * 7 ||
+        conprof_monotonic_ns() >
+            atomic_load_explicit(&conprof_heap.look_ns, memory_order_relaxed)) {
+        conprof_sampler_call_drain();
+    }
+}
