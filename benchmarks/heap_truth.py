@@ -154,7 +154,8 @@ def main() -> int:
             failed += is_bad
             print(
                 f"{program:13} {mean or 'default':>7}  {name:14} "
-                f"{average:8.4f} {error:8.4f}  {worst:.4f}  {within:3} of {len(runs)}{'   FAILED' if is_bad else ''}",
+                f"{average:8.4f} {error:8.4f}  {worst:.4f}  "
+                f"{within:3} of {len(runs)}{'   FAILED' if is_bad else ''}",
                 flush=True,
             )
     return 1 if failed else 0
