@@ -92,10 +92,7 @@ reach_stack(struct encoder *encoder, uint32_t index)
     if (encoder->stack_of[index] != 0 || stack->length == 0) {
         return;
     }
-    for (uint32_t i = 0; i < stack->length; i++) {
-        uint32_t word = encoder->window->stack_words[stack->first + i];
-        conprof_wire_varint(&encoder->inner, conprof_tables_location(&encoder->tables, word));
-    }
+    conprof_tables_put_stack(&encoder->tables, &encoder->inner, stack);
     conprof_wire_message(&encoder->message, 1, &encoder->inner);
     conprof_wire_message(&encoder->stacks, 7, &encoder->message);
     encoder->stack_of[index] = ++encoder->stack_count;

@@ -130,10 +130,7 @@ put_sample(struct encoder *encoder, const struct conprof_sample *sample)
 {
     const struct conprof_naming *naming = &encoder->profile->naming;
     const struct conprof_stack_row *stack = &encoder->window->stacks[sample->stack];
-    for (uint32_t i = 0; i < stack->length; i++) {
-        uint32_t index = encoder->window->stack_words[stack->first + i];
-        conprof_wire_varint(&encoder->inner, conprof_tables_location(&encoder->tables, index));
-    }
+    conprof_tables_put_stack(&encoder->tables, &encoder->inner, stack);
     conprof_wire_message(&encoder->message, 1, &encoder->inner);
     for (size_t i = 0; i < naming->sample_type_count; i++) {
         conprof_wire_varint(&encoder->inner, sample->values[i]);

@@ -5,6 +5,9 @@
 
 #include "hash.h"
 
+/* Of a varint of 32 bits; the last of a stack may write one byte behind itself. */
+#define MAX_ID_BYTES 5
+
 bool
 conprof_tables_init(struct conprof_tables *tables, const struct conprof_window *window)
 {
@@ -98,8 +101,9 @@ same_location(const void *context, uint32_t id, const void *key)
     return a->function == b->function && a->line == b->line;
 }
 
-uint32_t
-conprof_tables_add_location(struct conprof_tables *tables, uint32_t index)
+/* The id of a location that was not asked for before. */
+static uint32_t
+add_location(struct conprof_tables *tables, uint32_t index)
 {
     const struct conprof_location *location = &tables->window->locations[index];
     struct conprof_location_entry key = {function_id(tables, location->code), location->line};
@@ -117,4 +121,31 @@ conprof_tables_add_location(struct conprof_tables *tables, uint32_t index)
     }
     tables->location_of[index] = *place;
     return *place;
+}
+
+/* A window has 150 000 frames, of which each destination writes all. So room is looked for once a
+ * stack, and there is no branch on whether an id takes one byte or two. */
+void
+conprof_tables_put_stack(struct conprof_tables *tables, struct conprof_wire *wire,
+                         const struct conprof_stack_row *stack)
+{
+    const uint32_t *words = tables->window->stack_words + stack->first;
+    if (!conprof_wire_reach(wire, (size_t)stack->length * MAX_ID_BYTES)) {
+        return;
+    }
+    unsigned char *to = (unsigned char *)wire->data + wire->used;
+    for (uint32_t i = 0; i < stack->length; i++) {
+        uint32_t id = tables->location_of[words[i]];
+        if (id == 0) {
+            id = add_location(tables, words[i]);
+        }
+        for (; id >= 1u << 14; id >>= 7) {
+            *to++ = (unsigned char)(id | 0x80);
+        }
+        uint32_t is_long = id >= 0x80;
+        to[0] = (unsigned char)(id | is_long << 7);
+        to[1] = (unsigned char)(id >> 7);
+        to += 1 + is_long;
+    }
+    wire->used = (size_t)(to - (unsigned char *)wire->data);
 }

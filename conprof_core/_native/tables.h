@@ -9,6 +9,7 @@
 
 #include "ids.h"
 #include "naming.h"
+#include "wire.h"
 
 struct conprof_function_entry {
     uint32_t name, file; /* strings */
@@ -39,16 +40,8 @@ void conprof_tables_free(struct conprof_tables *tables);
 /* The id of a string; 0 for the empty one. */
 uint32_t conprof_tables_string(struct conprof_tables *tables, struct conprof_text text);
 
-/* The same as below, for a location that was not asked for before. */
-uint32_t conprof_tables_add_location(struct conprof_tables *tables, uint32_t index);
-
-/* The id of a location of the window, by its index there. Inline: it is asked for each
- * frame of each stack. */
-static inline uint32_t
-conprof_tables_location(struct conprof_tables *tables, uint32_t index)
-{
-    uint32_t known = tables->location_of[index];
-    return known != 0 ? known : conprof_tables_add_location(tables, index);
-}
+/* The ids of the locations of a stack of the window, as packed varints. */
+void conprof_tables_put_stack(struct conprof_tables *tables, struct conprof_wire *wire,
+                              const struct conprof_stack_row *stack);
 
 #endif
