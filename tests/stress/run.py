@@ -246,6 +246,10 @@ def report(verdict: Verdict, logs: Path | None) -> str:
 
 def main() -> int:
     """Run the files, print a line each, return 1 if one is worse."""
+    # A job in the background of a shell without job control ignores SIGINT, and so would the tests
+    # of CPython that interrupt themselves: they wait for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
