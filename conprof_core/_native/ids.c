@@ -4,9 +4,8 @@
 #include <stdlib.h>
 
 static bool
-grow(struct conprof_ids *ids)
+grow(struct conprof_ids *ids, uint32_t size)
 {
-    uint32_t size = ids->size == 0 ? 1024 : ids->size * 2;
     uint32_t *entries = calloc(size, sizeof *entries);
     uint64_t *hashes = calloc(size, sizeof *hashes);
     if (entries == NULL || hashes == NULL) {
@@ -31,12 +30,22 @@ grow(struct conprof_ids *ids)
     return true;
 }
 
+bool
+conprof_ids_reach(struct conprof_ids *ids, uint32_t count)
+{
+    uint32_t size = ids->size == 0 ? 1024 : ids->size;
+    while (size / 2 < count) {
+        size *= 2;
+    }
+    return size == ids->size || grow(ids, size);
+}
+
 uint32_t *
 conprof_ids_find(struct conprof_ids *ids, uint64_t hash,
                  bool (*same)(const void *, uint32_t, const void *), const void *context,
                  const void *key)
 {
-    if (ids->size < 2 * (ids->count + 1) && !grow(ids)) {
+    if (!conprof_ids_reach(ids, ids->count + 1)) {
         return NULL;
     }
     uint32_t at = (uint32_t)hash & (ids->size - 1);

@@ -16,6 +16,9 @@ struct conprof_ids {
     uint32_t size, count; /* `count` is the caller's: raised with each id it enters */
 };
 
+/* Makes room for `count` keys in all, as every search does for one more; false without memory. */
+bool conprof_ids_reach(struct conprof_ids *ids, uint32_t count);
+
 /* The place of a key: an id found, or 0 where a new one belongs; NULL without memory.
  * `same` tells whether an id stands for the key. */
 uint32_t *conprof_ids_find(struct conprof_ids *ids, uint64_t hash,

@@ -187,7 +187,8 @@ conprof_merge_rows(const struct conprof_window *window, const struct conprof_nam
     struct merger merger = {.naming = naming, .merged = merged};
     *merged = (struct conprof_merged){0};
     merged->samples = calloc((size_t)window->row_count + 1, sizeof *merged->samples);
-    bool done = merged->samples != NULL;
+    bool done =
+        merged->samples != NULL && conprof_ids_reach(&merger.sample_ids, window->row_count + 1);
     for (uint32_t i = 0; done && i < window->row_count; i++) {
         if (has_values(naming, &window->rows[i])) {
             done = add_row(&merger, &window->rows[i]);

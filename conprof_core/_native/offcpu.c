@@ -14,7 +14,7 @@
 /* What could not be placed stays with the thread for the next window, up to this. */
 #define MAX_CARRY_NS 100000000
 
-/* How long a runnable thread may leave open whether it waits for the GIL. */
+/* How long it may stay open where a thread stands that could run and has no CPU. */
 #define MAX_UNSURE_NS 500000000
 
 /* owner: holder of the session lock */
@@ -179,12 +179,14 @@ capture(struct conprof_window *window, struct conprof_thread *thread)
     if (has_moved(thread)) {
         return false;
     }
-    if (state == CONPROF_WAIT_CPU && is_unsure(wait)) {
-        if (wait->reason == CONPROF_COLUMN_GIL_WAIT_NS) {
+    if (state == CONPROF_WAIT_CPU) {
+        if (is_unsure(wait) && wait->reason == CONPROF_COLUMN_GIL_WAIT_NS) {
             state = CONPROF_WAIT_GIL; /* as when it was last seen: for want of a CPU */
         }
         else if (wait->pending_ns < MAX_UNSURE_NS) {
-            return false; /* the next look will tell */
+            /* The next look will tell. One that has just got the GIL is about to run, and says
+             * nothing of the time around this look, most of which it may have waited. */
+            return false;
         }
     }
     enum conprof_walk walk =

@@ -34,8 +34,8 @@ struct encoder {
     struct span thread_span; /* the label of the thread below: mostly the next sample's too */
     uint32_t thread_name_id;
     struct span_text *span_texts; /* by trace of the window; NULL where none is a text */
-    /* `labels` and `samples` collect; the others serve one nesting level at a time. */
-    struct conprof_wire labels, samples, message, inner;
+    /* `labels` collects; the others serve one nesting level at a time. */
+    struct conprof_wire labels, message, inner;
 };
 
 /* ---- samples ---- */
@@ -126,7 +126,7 @@ put_trace(struct encoder *encoder, uint32_t trace)
 }
 
 static void
-put_sample(struct encoder *encoder, const struct conprof_sample *sample)
+put_sample(struct encoder *encoder, struct conprof_wire *out, const struct conprof_sample *sample)
 {
     const struct conprof_naming *naming = &encoder->profile->naming;
     const struct conprof_stack_row *stack = &encoder->window->stacks[sample->stack];
@@ -141,7 +141,7 @@ put_sample(struct encoder *encoder, const struct conprof_sample *sample)
     if (sample->trace != 0) {
         put_trace(encoder, sample->trace);
     }
-    conprof_wire_message(&encoder->samples, 2, &encoder->message);
+    conprof_wire_message(out, 2, &encoder->message);
 }
 
 /* ---- the profile ---- */
@@ -204,6 +204,17 @@ put_strings(const struct conprof_tables *tables, struct conprof_wire *out)
     }
 }
 
+/* Of a profile of so many samples, so that its buffer is made once: two bytes a frame, thirty for
+ * values and labels, and a quarter for the tables. */
+static size_t
+likely_bytes(const struct encoder *encoder, uint32_t samples)
+{
+    const struct conprof_window *window = encoder->window;
+    size_t frames =
+        window->stack_count == 0 ? 0 : (size_t)window->stack_word_count / window->stack_count + 1;
+    return samples * (2 * frames + 30) / 4 * 5;
+}
+
 static void
 put_profile(struct encoder *encoder, struct conprof_wire *out)
 {
@@ -213,14 +224,13 @@ put_profile(struct encoder *encoder, struct conprof_wire *out)
     if (naming->max_samples != 0 && count - first > naming->max_samples) {
         end = first + naming->max_samples;
     }
-    for (uint32_t i = first; i < end && !encoder->tables.failed; i++) {
-        put_sample(encoder, &encoder->merged.samples[i]);
-    }
-    conprof_wire_reach(out, encoder->samples.used + encoder->samples.used / 4);
+    conprof_wire_reach(out, likely_bytes(encoder, end - first));
     for (size_t i = 0; i < naming->sample_type_count; i++) {
         put_value_type(encoder, out, 1, naming->sample_types[i].type, naming->sample_types[i].unit);
     }
-    conprof_wire_bytes(out, encoder->samples.data, encoder->samples.used);
+    for (uint32_t i = first; i < end && !encoder->tables.failed; i++) {
+        put_sample(encoder, out, &encoder->merged.samples[i]);
+    }
     put_mapping(encoder, out);
     put_locations(encoder, out);
     put_functions(encoder, out);
@@ -262,15 +272,14 @@ conprof_pprof_encode(const struct conprof_window *window, const struct conprof_p
         done && profile->first_sample > 0 && profile->first_sample >= encoder.merged.sample_count;
     if (done && !is_past) {
         put_profile(&encoder, &out);
-        done = !encoder.tables.failed && !encoder.labels.failed && !encoder.samples.failed &&
-               !encoder.message.failed && !encoder.inner.failed && !out.failed;
+        done = !encoder.tables.failed && !encoder.labels.failed && !encoder.message.failed &&
+               !encoder.inner.failed && !out.failed;
     }
     conprof_merge_free(&encoder.merged);
     free(encoder.spans);
     free(encoder.span_texts);
     conprof_tables_free(&encoder.tables);
     conprof_wire_free(&encoder.labels);
-    conprof_wire_free(&encoder.samples);
     conprof_wire_free(&encoder.message);
     conprof_wire_free(&encoder.inner);
     if (!done || is_past) {

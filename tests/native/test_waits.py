@@ -210,7 +210,9 @@ def test_suspended_tasks_wait_for_locks() -> None:
     }
     assert wall_s(captured, "idler") > 0, "the premise: looks saw tasks"
     assert waited["holder"] == waited["idler"] == 0
-    assert waited["waiter"] == wall_s(captured, "waiter") > 0
+    # A look may come when the lock is free and its next holder has not run yet.
+    suspended = wall_s(captured, "waiter")
+    assert 0 < suspended * 0.9 < waited["waiter"] <= suspended
 
 
 def hold_and_want(take: Callable[[], Callable[[], None]]) -> Captured:
