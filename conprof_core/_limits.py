@@ -41,7 +41,8 @@ MAX_RESPONSE_BYTES: Final = 4_096
 """Bytes of an answer that an exporter reads."""
 
 WALL_RATE_HZ: Final = 20
-"""Looks a second at what threads wait for. A thread that does not move costs one clock read."""
+"""Looks a second at what threads wait for; half as many while none of them moves. A thread that
+does not move costs one clock read."""
 
 MAX_TASKS_READ: Final = 10_000
 """asyncio tasks, and greenlets, read one by one in a snapshot; of more, a part stands for all."""

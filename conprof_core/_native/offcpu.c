@@ -24,6 +24,7 @@ static uintptr_t gil;
 static uint64_t next_look_ns, next_peek_ns = UINT64_MAX;
 static uint64_t random_state = 0x9E3779B97F4A7C15;
 static uint32_t cursor, captures_left;
+static bool has_movement; /* a thread has run since the round of looks before this one */
 static uint64_t window_serial = 1; /* rows are remembered by number, valid in one window */
 static struct conprof_offcpu_counters counters;
 static struct conprof_remote remote; /* scratch */
@@ -235,6 +236,7 @@ advance(struct conprof_window *window, struct conprof_thread *thread)
     int64_t elapsed = (int64_t)(now - wait->seen_ns), used = (int64_t)(cpu - wait->cpu_ns);
     wait->seen_ns = now;
     wait->cpu_ns = cpu;
+    has_movement |= used != 0;
     if (atomic_load(&conprof_sampler.is_paused)) {
         settle(window, thread);
         wait->is_captured = false;
@@ -337,7 +339,9 @@ conprof_offcpu_look(struct conprof_window *window)
     cursor = 0;
     captures_left = CONPROF_LOOK_CAPTURES;
     conprof_remote_renew();
-    next_look_ns = conprof_monotonic_ns() + next_pause();
+    /* Where nobody moves there is nothing to see but the end of it, and half the looks do. */
+    next_look_ns = conprof_monotonic_ns() + next_pause() * (has_movement ? 1 : 2);
+    has_movement = false;
     next_peek_ns = conprof_blocked_peek_ns();
     return false;
 }

@@ -209,6 +209,28 @@ def test_many_tasks_are_sampled_and_scaled() -> None:
     assert wall_s(captured, "one_of_many") == pytest.approx(lived * count, rel=0.25)
 
 
+def test_where_nobody_moves_looks_are_half_as_many() -> None:
+    def looks_while(busy: bool) -> int:
+        gate = threading.Event()
+        threads = [threading.Thread(target=gate.wait) for _ in range(20)]
+        with capture(profile_types=[conprof.WALL]):
+            for thread in threads:
+                thread.start()
+            before = _native.stats()["wall_looks"]
+            until = time.monotonic() + SECONDS
+            while time.monotonic() < until:
+                time.sleep(0.01 if busy else SECONDS)
+            looks = _native.stats()["wall_looks"] - before
+            gate.set()
+            for thread in threads:
+                thread.join()
+        return looks
+
+    moving, still = looks_while(True), looks_while(False)
+    assert still > 20 * SECONDS * 4, "the premise: there were looks"
+    assert still < 0.8 * moving
+
+
 def test_off_there_is_no_wall_time() -> None:
     with capture() as captured:
         run_threads([in_many_sleeps])
