@@ -24,7 +24,7 @@ static uintptr_t gil;
 static uint64_t next_look_ns, next_peek_ns = UINT64_MAX;
 static uint64_t random_state = 0x9E3779B97F4A7C15;
 static uint32_t cursor, captures_left;
-static bool has_movement; /* a thread has run since the round of looks before this one */
+static bool has_movement;          /* a thread has run since the round of looks before this one */
 static uint64_t window_serial = 1; /* rows are remembered by number, valid in one window */
 static struct conprof_offcpu_counters counters;
 static struct conprof_remote remote; /* scratch */
