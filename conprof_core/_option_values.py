@@ -79,7 +79,7 @@ def whole(what: str, low: int, high: int) -> Callable[[str, object], int]:
 
 def heap_sample_bytes(option: str, value: object) -> int:
     low, high = MIN_HEAP_SAMPLE_BYTES, MAX_HEAP_SAMPLE_BYTES
-    allowed = f"allowed is a whole number of bytes from {low} to {high}, or 0 (as many as are due)"
+    allowed = f"allowed is a whole number of bytes from {low} to {high}, or 0 (automatic)"
     number = _whole(option, value, allowed, 0, high)
     if 0 < number < low:
         raise ConfigError(option, value, allowed)

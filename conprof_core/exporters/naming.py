@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from conprof_core._limits import HEAP_SAMPLE_BYTES
+
 __all__ = [
     "COLUMNS",
     "Measured",
@@ -52,7 +54,7 @@ class Measured(NamedTuple):
 
     rate_hz: int = 100
     types: tuple[str, ...] = ("cpu",)
-    heap_bytes: int = 512 * 1024
+    heap_bytes: int = HEAP_SAMPLE_BYTES
 
 
 class Shape(NamedTuple):

@@ -202,3 +202,12 @@ def test_equal_configurations_and_their_differences() -> None:
 
 def test_from_env_reads_the_given_environment() -> None:
     assert Config.from_env({"BLACKFIRE_CONPROF_PERIOD": "9"}, upload_timeout=3).period == 9
+
+
+def test_the_distance_of_heap_samples_is_automatic_unless_it_was_set() -> None:
+    automatic = Config.from_env({"CONPROF_HEAP_SAMPLE_BYTES": "0"})
+    assert (automatic.heap_sample_bytes, automatic.measured.heap_bytes) == (0, 512 * 1024)
+    assert automatic == Config.from_env({})
+    assert Config(heap_sample_bytes=4096).measured.heap_bytes == 4096
+    with pytest.raises(ConfigError, match="automatic"):
+        Config(heap_sample_bytes=1)
