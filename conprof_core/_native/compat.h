@@ -41,6 +41,9 @@
 #if PY_VERSION_HEX >= 0x030D0000
 #include <internal/pycore_tstate.h>
 #endif
+#if PY_VERSION_HEX >= 0x030C0000
+#include <internal/pycore_obmalloc.h>
+#endif
 #include <internal/pycore_frame.h>
 #include <opcode.h>
 
@@ -249,6 +252,13 @@ conprof_own_thread_state(void)
     }
     return PyGILState_GetThisThreadState();
 }
+
+/* Pools of pymalloc begin at multiples of this (obmalloc.c on 3.11). */
+#if PY_VERSION_HEX >= 0x030C0000
+#define CONPROF_POOL_BYTES POOL_SIZE
+#else
+#define CONPROF_POOL_BYTES (1 << 14)
+#endif
 
 /* Nodes of the HAMT that holds a context's variables; private to CPython's
  * hamt.c and unchanged from 3.7 to 3.15. */

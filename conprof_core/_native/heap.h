@@ -28,9 +28,9 @@
  *   - The result of every call is the next allocator's, bit for bit, and errno is kept. It may be
  *     of a larger block than was asked for, never of a smaller.
  *
- * heap_hooks.c counts inside the allocator, heap_sample.c takes a sample there, heap_table.c finds
- * live blocks by address, heap_stacks.c keeps their stacks, heap_pace.c sets the mean, heap.c fills
- * windows.
+ * heap_hooks.c counts inside the allocator, heap_pools.c serves what pymalloc would serve,
+ * heap_sample.c takes a sample there, heap_table.c finds live blocks by address, heap_stacks.c
+ * keeps their stacks, heap_pace.c sets the mean, heap.c fills windows.
  */
 #ifndef CONPROF_HEAP_H
 #define CONPROF_HEAP_H

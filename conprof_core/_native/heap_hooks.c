@@ -6,9 +6,10 @@
  * with it but the ring, which is made for that.
  *
  * The path of a small block that is not sampled is what a profiled program pays for each
- * allocation: one subtraction and two branches that are foretold, then a jump to the next
- * allocator, which returns to our caller. When it is freed it pays nothing where MEM and OBJ
- * need no hook on free (`frees_come_as_raw`), and elsewhere a bit of the filter.
+ * allocation: one subtraction and two branches that are foretold; then the block is taken from
+ * pymalloc's pools where that is known to be right (heap_pools.h), else a jump to the next
+ * allocator returns to our caller. When it is freed it pays nothing where MEM and OBJ need no hook
+ * on free (`frees_come_as_raw`), and elsewhere a bit of the filter.
  */
 #if defined(__GNUC__) && !defined(__clang__)
 /* It is so short that keeping a frame pointer would be a third of it. */
@@ -24,6 +25,7 @@
 #include <string.h>
 
 #include "heap.h"
+#include "heap_pools.h"
 #include "heap_sample.h"
 #include "heap_table.h"
 #include "sampler.h"
@@ -32,7 +34,7 @@
 
 /* pymalloc passes larger requests on to RAW (SMALL_REQUEST_THRESHOLD is 512 in
  * Objects/obmalloc.c; the debug hooks add up to 32 bytes). */
-#define SMALL_BYTES 480u
+#define SMALL_BYTES CONPROF_HEAP_POOLED_BYTES
 
 /* The smallest block that pymalloc does not keep in its pools, and never will on realloc. */
 #define UNPOOLED_BYTES 513u
@@ -276,6 +278,21 @@ release(enum domain domain, void *block)
 HOOKS(mem, MEM)
 HOOKS(obj, OBJ)
 
+/* MEM and OBJ where the next allocator of both is pymalloc, with pools that we know. */
+static void *
+pooled_malloc(void *Py_UNUSED(ctx), size_t bytes)
+{
+    const PyMemAllocatorEx *next = next_of(OBJ);
+    if (!LIKELY(bytes - 1 < SMALL_BYTES)) {
+        return allocate(next, OBJ, bytes);
+    }
+    if (!LIKELY(take(bytes))) {
+        return allocate_taken(next, OBJ, bytes);
+    }
+    void *block = conprof_heap_pools_take(bytes);
+    return LIKELY(block != NULL) ? block : next->malloc(next->ctx, bytes);
+}
+
 /* RAW: called with or without the GIL, also by the allocators below our other hooks. */
 static void *
 raw_malloc(void *Py_UNUSED(ctx), size_t bytes)
@@ -288,8 +305,12 @@ static void *
 raw_calloc(void *Py_UNUSED(ctx), size_t elements, size_t size)
 {
     const PyMemAllocatorEx *next = next_of(RAW);
-    return own.inside > 0 ? next->calloc(next->ctx, elements, size)
-                          : allocate_zeroed(next, RAW, elements, size);
+    if (own.inside > 0) {
+        return next->calloc(next->ctx, elements, size);
+    }
+    /* One that overflows comes to nothing. */
+    conprof_heap_pools_expect_interpreter(elements * size);
+    return allocate_zeroed(next, RAW, elements, size);
 }
 
 static void *
@@ -352,6 +373,7 @@ static void
 put_in_front(void)
 {
     const struct chain *now = atomic_load(&chain);
+    conprof_heap_pools_forget();
     memcpy(with_gil, now->next, sizeof with_gil);
     frees_come_as_raw = false;
     for (int i = 0; i < DOMAINS; i++) {
@@ -365,7 +387,9 @@ put_in_front(void)
         all_come = all_come && comes_as_raw(i, UNPOOLED_BYTES) && comes_as_raw(i, 4096);
     }
     if (all_come) {
+        bool is_pooled = conprof_heap_pools_prove(&with_gil[MEM], &with_gil[OBJ]);
         for (int i = MEM; i <= OBJ; i++) {
+            installed[i].malloc = is_pooled ? pooled_malloc : installed[i].malloc;
             installed[i].free = now->next[i].free;
             PyMem_SetAllocator(python_domains[i], &installed[i]);
         }
@@ -472,5 +496,6 @@ conprof_heap_hooks_remove(void)
     for (int i = 0; is_installed && i < DOMAINS; i++) {
         PyMem_SetAllocator(python_domains[i], &atomic_load(&chain)->next[i]);
     }
+    conprof_heap_pools_forget();
     is_installed = false;
 }

@@ -9,6 +9,7 @@
 #include "gc_pause.h"
 #include "heap.h"
 #include "heap_hooks.h"
+#include "heap_pools.h"
 #include "heap_table.h"
 #include "labels.h"
 #include "lock.h"
@@ -219,6 +220,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         {"heap_stacks_refused", conprof_heap.stacks_refused},
         {"heap_hooks_detached", conprof_heap.detached},
         {"heap_hooks_on_free", conprof_heap_hooks_see_all_frees()},
+        {"heap_pools_open", conprof_heap_pools_are_open()},
         {"signal_number", (uint64_t)conprof_sampler.signal_number},
         {"wall_looks", wall.looks},
         {"wall_captures", wall.captures},
