@@ -85,8 +85,9 @@ sanitize:
 	PYTHON=$(PYTHON) tests/native/sanitize $(ARGS)
 
 ## fuzz      the frame walker, the ring, the aggregator and the encoder with hostile input
-fuzz:
-	PYTHON=$(PYTHON) tests/native/fuzz $(ARGS)
+fuzz: $(BIN)/python
+	$(BIN)/python -m pip install --quiet opentelemetry-proto
+	PYTHON=$(BIN)/python tests/native/fuzz $(ARGS)
 
 ## pprof     build google/pprof into the cache and print where it is
 pprof:

@@ -74,6 +74,19 @@ def swallow_internal_errors() -> Iterator[None]:
 
 
 @pytest.fixture
+def native_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine that measures memory and waits, which CONPROF_ENGINE demands during the test."""
+    from conprof_core import EngineUnavailableError
+    from conprof_core._engine import choose
+
+    try:
+        choose("native")
+    except EngineUnavailableError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("CONPROF_ENGINE", "native")
+
+
+@pytest.fixture
 def agent() -> Iterator[FakeAgent]:
     """A receiver on a TCP port of the loopback."""
     with FakeAgent() as running:

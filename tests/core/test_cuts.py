@@ -11,9 +11,9 @@ import pytest
 from support.check_valid import check_bytes
 from support.pprof_reader import Profile
 
-from conprof_core import EngineUnavailableError, Profiler, _profiler, testing
+from conprof_core import Profiler, _profiler, testing
 from conprof_core._cuts import Cuts, Reading, Unreadable
-from conprof_core._engine import EngineWindow, Part, Row, choose
+from conprof_core._engine import EngineWindow, Part, Row
 from conprof_core._engine._table import PortableWindow
 from conprof_core._engine.sums import join_rows
 from conprof_core._limits import MAX_PIECES, MAX_READERS
@@ -185,16 +185,6 @@ def test_nothing_is_cut_while_nobody_reads(engine: str, monkeypatch: pytest.Monk
 
 
 # Memory -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def native_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine that sees allocations."""
-    try:
-        choose("native")
-    except EngineUnavailableError as error:
-        pytest.skip(str(error))
-    monkeypatch.setenv("CONPROF_ENGINE", "native")
 
 
 HEAP = {"profile_types": "cpu,heap", "heap_sample_bytes": 4096, "pull": True, "period": 3600}

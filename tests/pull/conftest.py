@@ -23,13 +23,3 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
         pytest.skip(str(error))
     monkeypatch.setenv("CONPROF_ENGINE", name)
     return name
-
-
-@pytest.fixture
-def native(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine that measures memory and waits, which CONPROF_ENGINE demands during the test."""
-    try:
-        choose("native")
-    except EngineUnavailableError as error:
-        pytest.skip(str(error))
-    monkeypatch.setenv("CONPROF_ENGINE", "native")

@@ -133,7 +133,7 @@ def allocated(target: Target) -> int:
     return parse(target.pprof("heap", KNOWS).body).total("alloc_space")
 
 
-@pytest.mark.usefixtures("native")
+@pytest.mark.usefixtures("native_engine")
 def test_allocations_so_far_follow_the_types() -> None:
     with serving("flask", CONPROF_PULL_TOKEN=TOKEN) as target:
         target.get("/allocate/4000")
