@@ -1,7 +1,7 @@
 /* floor_hook.c: hooks that do nothing but call the next allocator, for cost.py.
  *
  * The difference to a program without hooks is what standing between a program and its allocator
- * costs, whoever does it and for whatever; no heap profiler of this kind can be below.
+ * costs, whoever does it and for whatever; only a hook that calls nobody can be below.
  */
 #include <Python.h>
 

@@ -18,6 +18,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 LEFTOVER_WAIT_S = 5.0
 
+# What the environment may say: which engine to test, and that it is built with a sanitizer.
+OF_THE_TESTS = ("CONPROF_ENGINE", "CONPROF_UNDER_SANITIZER")
+
 # A job in the background of a shell without job control ignores SIGINT, and so would every server
 # that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -28,10 +31,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no variable of the outer environment steer the profiler, but for the engine."""
     for key in list(os.environ):
-        if (
-            key.startswith(("CONPROF_", "BLACKFIRE_", "PLATFORM_", "OTEL_"))
-            and key != "CONPROF_ENGINE"
-        ):
+        steers = key.startswith(("CONPROF_", "BLACKFIRE_", "PLATFORM_", "OTEL_"))
+        if steers and key not in OF_THE_TESTS:
             monkeypatch.delenv(key)
 
 
