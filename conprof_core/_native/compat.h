@@ -44,6 +44,9 @@
 #if PY_VERSION_HEX >= 0x030C0000
 #include <internal/pycore_obmalloc.h>
 #endif
+#if PY_VERSION_HEX >= 0x030D0000
+#include <internal/pycore_pymem.h>
+#endif
 #include <internal/pycore_frame.h>
 #include <opcode.h>
 
@@ -251,6 +254,25 @@ conprof_own_thread_state(void)
         return current;
     }
     return PyGILState_GetThisThreadState();
+}
+
+/* Is the main interpreter the only one? Any thread. Whoever runs in another gets the answer no, as
+ * that one was put in front of the list before it ran anything. 3.11's interpreters share GIL and
+ * allocator, and are treated the same. */
+static inline bool
+conprof_is_only_interpreter(void)
+{
+    return __atomic_load_n(&_PyRuntime.interpreters.head, __ATOMIC_RELAXED) ==
+           _PyRuntime.interpreters.main;
+}
+
+/* GIL held. Whether the above looks at the right place, should a patch release ever have moved it:
+ * the two stand side by side, and what stands before and behind them is no interpreter. */
+static inline bool
+conprof_interpreters_are_where_expected(void)
+{
+    return _PyRuntime.interpreters.head == PyInterpreterState_Head() &&
+           _PyRuntime.interpreters.main == PyInterpreterState_Main();
 }
 
 /* Pools of pymalloc begin at multiples of this (obmalloc.c on 3.11). */

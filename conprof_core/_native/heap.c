@@ -8,7 +8,6 @@
 #include "code_registry.h"
 #include "hash.h"
 #include "heap_hooks.h"
-#include "heap_pools.h"
 #include "heap_stacks.h"
 #include "heap_table.h"
 #include "lock.h"
@@ -49,11 +48,7 @@ to_whole(double value, double chance)
 void
 conprof_heap_check(void)
 {
-    if (!atomic_load(&conprof_heap.is_on)) {
-        return;
-    }
-    conprof_heap_pools_review();
-    if (conprof_heap_hooks_are_reached()) {
+    if (!atomic_load(&conprof_heap.is_on) || conprof_heap_hooks_are_reached()) {
         return;
     }
     atomic_fetch_add(&conprof_heap.detached, 1);

@@ -305,12 +305,8 @@ static void *
 raw_calloc(void *Py_UNUSED(ctx), size_t elements, size_t size)
 {
     const PyMemAllocatorEx *next = next_of(RAW);
-    if (own.inside > 0) {
-        return next->calloc(next->ctx, elements, size);
-    }
-    /* One that overflows comes to nothing. */
-    conprof_heap_pools_expect_interpreter(elements * size);
-    return allocate_zeroed(next, RAW, elements, size);
+    return own.inside > 0 ? next->calloc(next->ctx, elements, size)
+                          : allocate_zeroed(next, RAW, elements, size);
 }
 
 static void *
@@ -373,6 +369,7 @@ static void
 put_in_front(void)
 {
     const struct chain *now = atomic_load(&chain);
+    bool may_be_pooled = conprof_heap_pools_may_be_used();
     conprof_heap_pools_forget();
     memcpy(with_gil, now->next, sizeof with_gil);
     frees_come_as_raw = false;
@@ -387,7 +384,7 @@ put_in_front(void)
         all_come = all_come && comes_as_raw(i, UNPOOLED_BYTES) && comes_as_raw(i, 4096);
     }
     if (all_come) {
-        bool is_pooled = conprof_heap_pools_prove(&with_gil[MEM], &with_gil[OBJ]);
+        bool is_pooled = may_be_pooled && conprof_heap_pools_prove(&with_gil[MEM], &with_gil[OBJ]);
         for (int i = MEM; i <= OBJ; i++) {
             installed[i].malloc = is_pooled ? pooled_malloc : installed[i].malloc;
             installed[i].free = now->next[i].free;

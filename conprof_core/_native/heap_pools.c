@@ -1,10 +1,7 @@
 /* heap_pools.c: see heap_pools.h. Nothing here runs in signal context. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 #include "heap_pools.h"
 
-#include <dlfcn.h>
+#include <string.h>
 
 #include "safemem.h"
 
@@ -16,10 +13,7 @@ static struct conprof_heap_pool nothing = {.next = &nothing, .previous = &nothin
 static struct conprof_heap_pool *closed[2 * CONPROF_HEAP_POOL_CLASSES] = {
     [0 ... 2 * CONPROF_HEAP_POOL_CLASSES - 1] = &nothing};
 
-struct conprof_heap_pool **_Atomic conprof_heap_pools = closed;
-
-/* owner: GIL holder. pymalloc's table; NULL: nothing is proven. */
-static struct conprof_heap_pool **proven;
+struct conprof_heap_pool **conprof_heap_pools = closed;
 
 /* How often a class is tried: what is allocated to look at it may fill the pool. */
 #define TRIES 4
@@ -101,70 +95,36 @@ look(const PyMemAllocatorEx *mem, const PyMemAllocatorEx *obj, uint32_t size_cla
     return table;
 }
 
-/* Is it an allocator of CPython's own, below which there is none that must know of each block?
- * Those that wrap others have a context. */
-static bool
-is_innermost(const PyMemAllocatorEx *allocator)
+bool
+conprof_heap_pools_may_be_used(void)
 {
-    Dl_info theirs, pythons;
-    return allocator->ctx == NULL && dladdr((void *)(uintptr_t)allocator->malloc, &theirs) != 0 &&
-           dladdr((void *)(uintptr_t)PyObject_Malloc, &pythons) != 0 &&
-           theirs.dli_fbase == pythons.dli_fbase;
-}
-
-/* GIL held. The list of interpreters begins with the newest, which is not looked at: it may be
- * about to end. */
-static bool
-is_alone(void)
-{
-    return PyInterpreterState_Head() == PyInterpreterState_Main();
+    const char *name = _PyMem_GetCurrentAllocatorName();
+    return name != NULL && strcmp(name, "pymalloc") == 0 &&
+           conprof_interpreters_are_where_expected() &&
+           PyInterpreterState_Get() == PyInterpreterState_Main();
 }
 
 bool
 conprof_heap_pools_prove(const PyMemAllocatorEx *mem, const PyMemAllocatorEx *obj)
 {
-    conprof_heap_pools_forget();
-    if (PyInterpreterState_Get() != PyInterpreterState_Main() || !is_innermost(mem) ||
-        !is_innermost(obj) || mem->malloc != obj->malloc || mem->free != obj->free) {
-        return false;
-    }
     struct conprof_heap_pool **table = look(mem, obj, 0);
     for (uint32_t i = 1; i < CONPROF_HEAP_POOL_CLASSES && table != NULL; i++) {
         if (look(mem, obj, i) != table) {
             table = NULL;
         }
     }
-    proven = table;
-    conprof_heap_pools_review();
-    return proven != NULL;
+    conprof_heap_pools = table == NULL ? closed : table;
+    return table != NULL;
 }
 
 void
 conprof_heap_pools_forget(void)
 {
-    proven = NULL;
-    atomic_store(&conprof_heap_pools, closed);
-}
-
-void
-conprof_heap_pools_expect_interpreter(size_t bytes)
-{
-    /* Its size varies a little from patch to patch. */
-    if (bytes >= sizeof(PyInterpreterState) / 2) {
-        atomic_store(&conprof_heap_pools, closed);
-    }
-}
-
-void
-conprof_heap_pools_review(void)
-{
-    if (proven != NULL && is_alone()) {
-        atomic_store(&conprof_heap_pools, proven);
-    }
+    conprof_heap_pools = closed;
 }
 
 bool
 conprof_heap_pools_are_open(void)
 {
-    return atomic_load(&conprof_heap_pools) != closed;
+    return conprof_heap_pools != closed && conprof_is_only_interpreter();
 }

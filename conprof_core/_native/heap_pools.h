@@ -7,20 +7,19 @@
  * that the pools are what we take them for, the hook does that, and calls pymalloc for the rest.
  *
  * Invariants
- *   - Blocks are taken only where the next allocator of both MEM and OBJ is pymalloc itself, and
- *     only after an experiment in every size class: its first free block is the next block that
- *     pymalloc hands out, its count is one larger then, and a freed block is the first again. An
- *     interpreter in which anything differs is served as if this file did not exist.
- *   - They are taken only with the main interpreter's GIL, while there is no other interpreter:
- *     others may have a GIL and pools of their own. A new one's state comes from RAW, so the
- *     pools are closed before it exists, and opened again when it is gone.
+ *   - Blocks are taken only where CPython's own allocators stand in all three domains, pymalloc in
+ *     MEM and OBJ: nobody below us waits to be told of each block. And only after an experiment in
+ *     every size class: its first free block is the next block that pymalloc hands out, its count
+ *     is one larger then, and a freed block is the first again. An interpreter in which anything
+ *     differs is served as if this file did not exist.
+ *   - They are taken only by threads of the main interpreter, with its GIL: others may have a GIL
+ *     and pools of their own. So nobody takes any while there is another one. It stands in the
+ *     list of interpreters before its first allocation, and until after its last.
  *   - A pool in the table has a free block, always: pymalloc puts pools that get full out of it.
  *     So the last free block of a pool is never taken here.
  */
 #ifndef CONPROF_HEAP_POOLS_H
 #define CONPROF_HEAP_POOLS_H
-
-#include <stdatomic.h>
 
 #include "compat.h"
 
@@ -41,19 +40,19 @@ struct conprof_heap_pool {
 #define CONPROF_HEAP_POOLED_BYTES 480u
 #define CONPROF_HEAP_POOL_CLASSES (CONPROF_HEAP_POOLED_BYTES / CONPROF_HEAP_POOL_STEP)
 
-/* Two words a class, as in `usedpools`: the first one and the last. Never NULL: while the pools
- * are closed it is a table in which every class is empty.
- * written by: GIL holder; and by any thread in conprof_heap_pools_close */
-extern struct conprof_heap_pool **_Atomic conprof_heap_pools;
+/* Two words a class, as in `usedpools`: the first pool and the last. Never NULL: where nothing is
+ * proven it is a table in which every class is empty. owner: GIL holder */
+extern struct conprof_heap_pool **conprof_heap_pools;
 
-/* Main interpreter's GIL held. A block of so many bytes (from 1 to CONPROF_HEAP_POOLED_BYTES), or
+/* GIL held, of any interpreter. A block of so many bytes (from 1 to CONPROF_HEAP_POOLED_BYTES), or
  * NULL: then pymalloc has to see to it. */
 static inline void *
 conprof_heap_pools_take(size_t bytes)
 {
-    struct conprof_heap_pool **pools =
-        atomic_load_explicit(&conprof_heap_pools, memory_order_relaxed);
-    struct conprof_heap_pool *pool = pools[(bytes - 1) / CONPROF_HEAP_POOL_STEP * 2];
+    if (__builtin_expect(!conprof_is_only_interpreter(), 0)) {
+        return NULL;
+    }
+    struct conprof_heap_pool *pool = conprof_heap_pools[(bytes - 1) / CONPROF_HEAP_POOL_STEP * 2];
     if (__builtin_expect(pool->next == pool, 0)) {
         return NULL;
     }
@@ -66,21 +65,17 @@ conprof_heap_pools_take(size_t bytes)
     return block;
 }
 
-/* GIL held, any interpreter. `mem` and `obj` are what our hooks call from now on; takes blocks
- * from their pools if that is proven right. Whether it is. */
+/* GIL held, and none of our hooks stand in the table of allocators: is it CPython's usual one? */
+bool conprof_heap_pools_may_be_used(void);
+
+/* GIL held. `mem` and `obj` are what our hooks call, of which the above was true; takes blocks from
+ * their pools from now on if that is proven right. Whether it is. */
 bool conprof_heap_pools_prove(const PyMemAllocatorEx *mem, const PyMemAllocatorEx *obj);
 
 /* GIL held. No block is taken any more. */
 void conprof_heap_pools_forget(void);
 
-/* Any thread, with a GIL or without: so many bytes of zeros are asked of RAW, which may become
- * another interpreter. Before they are handed out. */
-void conprof_heap_pools_expect_interpreter(size_t bytes);
-
-/* GIL held, now and then: opens the pools if the other interpreters are gone. */
-void conprof_heap_pools_review(void);
-
-/* Any thread. */
+/* GIL held. Are blocks taken? */
 bool conprof_heap_pools_are_open(void);
 
 #endif

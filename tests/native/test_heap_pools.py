@@ -212,7 +212,6 @@ with tempfile.TemporaryDirectory() as directory:
         assert open(path).read() == "done"
         assert wrong == 0
         interpreters.destroy(interpreter)
-        profiler.flush()
         assert are_open()
         assert churn(5_000, seed=9) == 0
 profiler.stop()
@@ -224,23 +223,3 @@ print("done")
 @needs_pymalloc
 def test_the_pools_are_closed_while_there_is_another_interpreter() -> None:
     assert run(INTERPRETERS) == "done\n"
-
-
-@pytest.mark.leaves_process
-@needs_pymalloc
-def test_a_large_block_of_zeros_closes_the_pools_only_until_the_next_window() -> None:
-    """It may become an interpreter; that it did not is seen when the window ends."""
-    program = """
-import ctypes
-api = ctypes.pythonapi
-api.PyMem_RawCalloc.restype = ctypes.c_void_p
-api.PyMem_RawFree.argtypes = [ctypes.c_void_p]
-assert are_open()
-block = api.PyMem_RawCalloc(1, 1 << 20)
-assert not are_open()
-profiler.flush()
-assert are_open()
-api.PyMem_RawFree(block)
-print("done")
-"""
-    assert run(program) == "done\n"
