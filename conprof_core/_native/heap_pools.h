@@ -41,8 +41,9 @@ struct conprof_heap_pool {
 #define CONPROF_HEAP_POOL_CLASSES (CONPROF_HEAP_POOLED_BYTES / CONPROF_HEAP_POOL_STEP)
 
 /* Two words a class, as in `usedpools`: the first pool and the last. Never NULL: where nothing is
- * proven it is a table in which every class is empty. owner: GIL holder */
-extern struct conprof_heap_pool **conprof_heap_pools;
+ * proven it is a table in which every class is empty. owner: GIL holder. Hidden, which a definition
+ * is by our flags and a declaration is not: so its address needs no instruction. */
+extern struct conprof_heap_pool **conprof_heap_pools __attribute__((visibility("hidden")));
 
 /* GIL held, of any interpreter. A block of so many bytes (from 1 to CONPROF_HEAP_POOLED_BYTES), or
  * NULL: then pymalloc has to see to it. */
