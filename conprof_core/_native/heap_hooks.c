@@ -457,15 +457,15 @@ conprof_heap_hooks_install(void)
 {
     PyMemAllocatorEx now[DOMAINS];
     get(now);
-    if (is_installed) {
-        if (conprof_heap_hooks_are_reached()) {
-            return NULL;
-        }
-        /* Somebody put back what stood there before us, as tracemalloc does when it stops. To
-         * go in front of one that still calls us would close a circle. */
-        if (count_reached(16) + count_reached(4096) + count_reached(1 << 20) > 0) {
-            return "another tool has replaced some of the memory allocators";
-        }
+    /* Ours may be there without our doing: a tool that saved them puts them back after we left. */
+    if (conprof_heap_hooks_are_reached()) {
+        is_installed = true;
+        return NULL;
+    }
+    /* Or in part. And somebody may have put back what stood there before us, as tracemalloc does
+     * when it stops. To go in front of one that still calls us would close a circle. */
+    if (count_reached(16) + count_reached(4096) + count_reached(1 << 20) > 0) {
+        return "another tool has replaced some of the memory allocators";
     }
     struct chain *found = chain_of(now);
     if (found == NULL) {

@@ -15,7 +15,7 @@ static struct conprof_heap_pool *closed[2 * CONPROF_HEAP_POOL_CLASSES] = {
 
 struct conprof_heap_pool **conprof_heap_pools = closed;
 
-/* How often a class is tried: what is allocated to look at it may fill the pool. */
+/* Blocks that are allocated to look at a class. */
 #define TRIES 4
 
 static struct conprof_heap_pool *
@@ -32,26 +32,34 @@ is_block_of(const void *block, const struct conprof_heap_pool *pool)
            (uintptr_t)block % CONPROF_HEAP_POOL_STEP == 0;
 }
 
-/* The table in which a pool that stands in front is a class's first, if it is one; or NULL. The
- * head of a class looks like a pool whose `next` and `previous` are the class's two words. */
+/* What looks like the first pool of a class that has none, or like the one before the first: its
+ * `next` and `previous` are the class's two words. */
+static struct conprof_heap_pool *
+head_of(struct conprof_heap_pool **table, uint32_t size_class)
+{
+    uintptr_t words = (uintptr_t)(table + 2 * (size_t)size_class);
+    return (struct conprof_heap_pool *)(words - offsetof(struct conprof_heap_pool, next));
+}
+
+/* The table in which a pool is a class's first one, if there is such a table; or NULL. The pool's
+ * address is a guess. */
 static struct conprof_heap_pool **
 table_of(const struct conprof_heap_pool *pool, uint32_t size_class)
 {
     struct conprof_heap_pool copy, *first;
-    uintptr_t word = (uintptr_t)pool;
-    if (!conprof_safe_read(&copy, word, sizeof copy) || copy.size_class != size_class ||
+    if (!conprof_safe_read(&copy, (uintptr_t)pool, sizeof copy) || copy.size_class != size_class ||
         copy.count == 0 || !is_block_of(copy.free, pool)) {
         return NULL;
     }
-    word = (uintptr_t)copy.previous + offsetof(struct conprof_heap_pool, next);
-    if (!conprof_safe_read(&first, word, sizeof first) || first != pool) {
+    uintptr_t words = (uintptr_t)copy.previous + offsetof(struct conprof_heap_pool, next);
+    if (!conprof_safe_read(&first, words, sizeof first) || first != pool) {
         return NULL;
     }
-    return (struct conprof_heap_pool **)word - 2 * (uintptr_t)size_class;
+    return (struct conprof_heap_pool **)words - 2 * (size_t)size_class;
 }
 
-/* `block` is one of a class whose pool stands in front: what becomes of the next one that is
- * allocated, and freed again? */
+/* A pool stands in front of its class: is its first free block the next that is handed out, and is
+ * all as before when it is freed again? */
 static bool
 behaves(const PyMemAllocatorEx *by, size_t bytes, const struct conprof_heap_pool *pool)
 {
@@ -65,34 +73,44 @@ behaves(const PyMemAllocatorEx *by, size_t bytes, const struct conprof_heap_pool
            (second == NULL || *(void **)block == second);
 }
 
-/* The table of pools as one class shows it, or NULL. */
+/* pymalloc's table, or NULL. Any class shows it, unless a block that is allocated there happens to
+ * be the last free one of its pool. */
 static struct conprof_heap_pool **
-look(const PyMemAllocatorEx *mem, const PyMemAllocatorEx *obj, uint32_t size_class)
+find_table(const PyMemAllocatorEx *obj)
+{
+    struct conprof_heap_pool **table = NULL;
+    for (uint32_t i = 0; i < CONPROF_HEAP_POOL_CLASSES && table == NULL; i++) {
+        void *block = obj->malloc(obj->ctx, (i + 1) * CONPROF_HEAP_POOL_STEP);
+        table = block == NULL ? NULL : table_of(pool_of(block), i);
+        obj->free(obj->ctx, block);
+    }
+    return table;
+}
+
+/* Is all of a class in this table as we think? */
+static bool
+is_right(struct conprof_heap_pool **table, const PyMemAllocatorEx *mem, const PyMemAllocatorEx *obj,
+         uint32_t size_class)
 {
     size_t bytes = (size_class + 1) * CONPROF_HEAP_POOL_STEP;
     void *held[TRIES];
     int n = 0;
-    struct conprof_heap_pool **table = NULL;
-    while (n < TRIES && table == NULL) {
-        held[n] = obj->malloc(obj->ctx, bytes);
-        if (held[n] == NULL) {
+    struct conprof_heap_pool *pool = NULL, *none = head_of(table, size_class);
+    /* So that the class has a pool, and this one other blocks; the first may be its pool's last. */
+    do {
+        held[n++] = obj->malloc(obj->ctx, bytes);
+        if (!conprof_safe_read(&pool, (uintptr_t)&table[2 * (size_t)size_class], sizeof pool)) {
             break;
         }
-        table = table_of(pool_of(held[n]), size_class);
-        n++;
-    }
-    if (table != NULL) {
-        const struct conprof_heap_pool *pool = pool_of(held[n - 1]);
-        /* The smallest of the class, too. */
-        if (!behaves(obj, bytes, pool) || !behaves(mem, bytes, pool) ||
-            !behaves(obj, bytes - CONPROF_HEAP_POOL_STEP + 1, pool)) {
-            table = NULL;
-        }
-    }
+    } while (n < TRIES && pool == none);
+    bool is_so = pool != none && table_of(pool, size_class) == table && behaves(obj, bytes, pool) &&
+                 behaves(mem, bytes, pool) &&
+                 /* the smallest of the class */
+                 behaves(obj, bytes - CONPROF_HEAP_POOL_STEP + 1, pool);
     while (n > 0) {
         obj->free(obj->ctx, held[--n]);
     }
-    return table;
+    return is_so;
 }
 
 bool
@@ -107,14 +125,13 @@ conprof_heap_pools_may_be_used(void)
 bool
 conprof_heap_pools_prove(const PyMemAllocatorEx *mem, const PyMemAllocatorEx *obj)
 {
-    struct conprof_heap_pool **table = look(mem, obj, 0);
-    for (uint32_t i = 1; i < CONPROF_HEAP_POOL_CLASSES && table != NULL; i++) {
-        if (look(mem, obj, i) != table) {
-            table = NULL;
-        }
+    struct conprof_heap_pool **table = find_table(obj);
+    bool is_so = table != NULL;
+    for (uint32_t i = 0; i < CONPROF_HEAP_POOL_CLASSES && is_so; i++) {
+        is_so = is_right(table, mem, obj, i);
     }
-    conprof_heap_pools = table == NULL ? closed : table;
-    return table != NULL;
+    conprof_heap_pools = is_so ? table : closed;
+    return is_so;
 }
 
 void

@@ -315,26 +315,55 @@ def test_mapped_memory_is_not_an_allocation_and_buffers_of_python_are() -> None:
     del kept
 
 
+class Allocator(ctypes.Structure):
+    """PyMemAllocatorEx."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("ctx", "malloc", "calloc", "realloc", "free")]
+
+
+def allocators() -> list[Allocator]:
+    """What the three domains call now."""
+    found = [Allocator() for _ in range(3)]
+    for domain, allocator in enumerate(found):
+        ctypes.pythonapi.PyMem_GetAllocator(domain, ctypes.byref(allocator))
+    return found
+
+
+def as_lists(found: list[Allocator]) -> list[list[int | None]]:
+    return [[getattr(allocator, name) for name, _ in Allocator._fields_] for allocator in found]
+
+
 def test_allocators_are_given_back() -> None:
     """What the domains call before and after is the same function."""
-
-    class Allocator(ctypes.Structure):
-        _fields_ = [
-            (name, ctypes.c_void_p) for name in ("ctx", "malloc", "calloc", "realloc", "free")
-        ]
-
-    def now() -> list[list[int | None]]:
-        found = []
-        for domain in range(3):
-            allocator = Allocator()
-            ctypes.pythonapi.PyMem_GetAllocator(domain, ctypes.byref(allocator))
-            found.append([getattr(allocator, name) for name, _ in Allocator._fields_])
-        return found
-
-    before = now()
+    before = as_lists(allocators())
     with measured():
-        assert [entry[1] for entry in now()] != [entry[1] for entry in before]
-    assert now() == before
+        assert [entry[1] for entry in as_lists(allocators())] != [entry[1] for entry in before]
+    assert as_lists(allocators()) == before
+
+
+@pytest.mark.parametrize("domains", [(0, 1, 2), (2,)], ids=["all", "one"])
+def test_hooks_that_somebody_puts_back_after_we_left(domains: tuple[int, ...]) -> None:
+    """A tool that saves the allocators and restores them later. We must not call ourselves."""
+    before = allocators()
+    with measured():
+        ours = allocators()
+    try:
+        for domain in domains:
+            ctypes.pythonapi.PyMem_SetAllocator(domain, ctypes.byref(ours[domain]))
+        make_small(1_000)
+        with measured() as captured:
+            kept = make_small(20_000)
+        live = of(captured.rows, "make_small")[3]
+        assert near(live, 8_000_000) if len(domains) == 3 else live == 0
+        del kept
+    finally:
+        for domain in domains:
+            ctypes.pythonapi.PyMem_SetAllocator(domain, ctypes.byref(before[domain]))
+    assert as_lists(allocators()) == as_lists(before)
+    with measured() as captured:
+        kept = make_small(20_000)
+    assert near(of(captured.rows, "make_small")[3], 8_000_000)
+    del kept
 
 
 PROGRAM = """

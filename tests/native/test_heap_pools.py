@@ -76,6 +76,18 @@ def test_blocks_keep_what_is_written_in_them() -> None:
 
 
 @needs_pymalloc
+@pytest.mark.parametrize("body", [9, 160, 400])
+def test_a_fragmented_heap_is_no_reason_to_call_pymalloc(body: int) -> None:
+    """Pools with one free block each stand in front of their class, and every look fills one."""
+    kept: list[bytes | None] = [number.to_bytes(body, "big") for number in range(100_000)]
+    a_pool = 16_384 // sys.getsizeof(kept[0])
+    kept[::a_pool] = [None] * len(kept[::a_pool])
+    with capture(profile_types="heap"):
+        assert are_open()
+    del kept
+
+
+@needs_pymalloc
 def test_threads_share_the_pools() -> None:
     wrong: list[int] = []
     old = sys.getswitchinterval()
