@@ -33,6 +33,19 @@ _IDLE_CPU_NS = 100_000
 _JOIN_S = 0.1
 
 
+def _shares_its_allocator() -> bool:
+    """Tell whether objects of this interpreter may be freed in another one.
+
+    ``sys._current_frames`` makes objects of the frames of all interpreters, in the allocator of the
+    caller; those of another interpreter are freed there, with its own, and that is fatal. Who has
+    an allocator to itself (3.12 and newer, not the main one) is configured without daemon threads.
+    """
+    import _thread
+
+    allowed = getattr(_thread, "daemon_threads_allowed", None)
+    return allowed is None or bool(allowed())
+
+
 class PortableEngine:
     """See ``Engine``. Two daemon threads: one samples, one ticks."""
 
@@ -60,9 +73,15 @@ class PortableEngine:
         self._next_tick = 0.0
 
     def start(self, settings: EngineSettings, tick: Callable[[], float]) -> None:
-        """Start both threads; a thread that cannot be started raises ``RuntimeError``."""
+        """Start both threads.
+
+        Raises:
+            RuntimeError: a thread cannot be started, or this is an isolated subinterpreter.
+        """
         if self._running:
             return
+        if not _shares_its_allocator():
+            raise RuntimeError("the frames of other interpreters must not be read in this one")
         self._settings = settings
         if settings.wall_rate_hz:
             _log.log(_log.ERROR, "wall", "wall time is not measured: this is the native engine's")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import pytest
 from support.check_valid import check_bytes
+from support.process import run_script
 
 import conprof_core as conprof
 from conprof_core import testing
@@ -252,3 +253,45 @@ def test_a_label_while_another_thread_is_still_importing_asyncio(
             burn(0.1)
         monkeypatch.undo()
     assert captured.cpu_ns("burn", job="early") > 0.05e9
+
+
+ISOLATED = """
+import sys, threading
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+inside = '''
+import sys, time
+sys.path[:] = PATH
+import conprof_core
+conprof_core.start(cpu_profile_rate=1000, export_to="none:")
+assert not conprof_core.is_running()
+time.sleep(0.3)
+'''
+def deep(n):
+    return deep(n - 1) if n else sum(range(200))
+interpreter = interpreters.create()
+failed = []
+def work():
+    failed.append(
+        interpreters.run_string(interpreter, inside.replace("PATH", repr(sys.path)))
+    )
+thread = threading.Thread(target=work)
+thread.start()
+while thread.is_alive():
+    deep(20)
+interpreters.destroy(interpreter)
+print(failed)
+"""
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 13),
+    reason="3.11's share an allocator; 3.12.1 hangs where one imports threading, without us too",
+)
+def test_an_isolated_subinterpreter_is_not_profiled() -> None:
+    """It would make objects of our frames, in its own memory."""
+    result = run_script(ISOLATED, env={"CONPROF_ENGINE": "portable"})
+    assert result.stdout == "[None]\n"
+    assert "not profiling this process" in result.stderr
