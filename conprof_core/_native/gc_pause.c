@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "code_registry.h"
 #include "sampler.h"
+#include "signals.h"
 
 /* owner: GIL holder */
 static struct {
@@ -80,6 +81,8 @@ static void
 emit_from(uint64_t least_ns, bool is_placed)
 {
     int saved_errno = errno;
+    conprof_signal_set old;
+    conprof_signals_block(&old);
     atomic_fetch_add(&conprof_sampler.in_handler, 1);
     if (atomic_load(&conprof_sampler.is_active)) {
         for (uint32_t i = 0; i < CONPROF_GC_GENERATIONS; i++) {
@@ -90,6 +93,7 @@ emit_from(uint64_t least_ns, bool is_placed)
         }
     }
     atomic_fetch_sub(&conprof_sampler.in_handler, 1);
+    conprof_signals_restore(&old);
     errno = saved_errno;
 }
 

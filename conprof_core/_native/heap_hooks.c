@@ -29,6 +29,7 @@
 #include "heap_sample.h"
 #include "heap_table.h"
 #include "sampler.h"
+#include "signals.h"
 
 #define LIKELY(condition) __builtin_expect(!!(condition), 1)
 
@@ -87,6 +88,8 @@ reached(uintptr_t address, size_t bytes)
     int saved_errno = errno;
     /* As in the CPU handler: stop() clears is_active and waits for in_handler to be 0, and
      * label records in limbo stay while it is not. */
+    conprof_signal_set mask;
+    conprof_signals_block(&mask);
     atomic_fetch_add(&conprof_sampler.in_handler, 1);
     if (!atomic_load(&conprof_heap.is_on) || !atomic_load(&conprof_sampler.is_active)) {
         own.left = IDLE_BYTES;
@@ -107,6 +110,7 @@ reached(uintptr_t address, size_t bytes)
         }
     }
     atomic_fetch_sub(&conprof_sampler.in_handler, 1);
+    conprof_signals_restore(&mask);
     errno = saved_errno;
 }
 

@@ -5,11 +5,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "signals.h"
+
 #define PLACES (1u << CONPROF_HEAP_HASH_BITS)
 
 _Atomic uint64_t conprof_heap_filter[PLACES / 64]; /* written by: holder of the heap lock */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static conprof_signal_set mask_before; /* owner: holder of the lock; as in lock.c */
 static __thread bool is_forking __attribute__((tls_model("initial-exec")));
 
 static struct conprof_heap_block *blocks; /* immutable after init */
@@ -41,7 +44,10 @@ void
 conprof_heap_lock(void)
 {
     if (!is_forking) {
+        conprof_signal_set before;
+        conprof_signals_block(&before);
         pthread_mutex_lock(&lock);
+        mask_before = before;
     }
 }
 
@@ -49,7 +55,9 @@ void
 conprof_heap_unlock(void)
 {
     if (!is_forking) {
+        conprof_signal_set before = mask_before;
         pthread_mutex_unlock(&lock);
+        conprof_signals_restore(&before);
     }
 }
 

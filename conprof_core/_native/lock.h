@@ -5,7 +5,10 @@
  *   - never taken in signal context;
  *   - never held while waiting for the GIL or for the network;
  *   - held across fork() itself by a pthread_atfork handler, so that the child
- *     finds whole data behind it.
+ *     finds whole data behind it;
+ *   - the holder takes no signal: a handler of the application's that leaves by
+ *     siglongjmp would leave the lock taken for ever, and our own handler samples
+ *     what the holder may be about to charge.
  */
 #ifndef CONPROF_LOCK_H
 #define CONPROF_LOCK_H

@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,6 +23,7 @@
 #include "residue.h"
 #include "safemem.h"
 #include "sampler.h"
+#include "signals.h"
 #include "threads.h"
 
 /* A remainder of process CPU smaller than this waits for the next window. */
@@ -298,22 +298,17 @@ conprof_session_stop(void)
     if (!conprof_session_is_running()) {
         return;
     }
-    sigset_t ours, old;
-    sigemptyset(&ours);
-    sigaddset(&ours, conprof_sampler.signal_number);
     conprof_terminate_uninstall();
     Py_BEGIN_ALLOW_THREADS;
     conprof_drain_stop();
     Py_END_ALLOW_THREADS;
     conprof_drain_await_task_look();
-    pthread_sigmask(SIG_BLOCK, &ours, &old);
     conprof_lock();
     struct conprof_thread *self = conprof_threads_find(own_tid());
     if (self != NULL) {
         conprof_sampler_take_residue(self);
     }
     conprof_unlock();
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     atomic_store(&conprof_sampler.is_active, false);
     conprof_heap_stop();
     wait_for_handlers();
@@ -348,6 +343,8 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
         return; /* a greenlet that gevent runs as a thread: it begins on the main thread */
     }
     uintptr_t stack_high = own_stack_high();
+    conprof_signal_set old;
+    conprof_signals_block(&old);
     uint64_t uid =
         target == NULL ? 0 : conprof_registry_uid(&conprof_sampler.ring, (uintptr_t)target);
     conprof_lock();
@@ -360,6 +357,7 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
         thread->target_uid = uid;
     }
     conprof_unlock();
+    conprof_signals_restore(&old);
     if (is_new) {
         requests_charged = 0;
     }
@@ -388,17 +386,12 @@ with_own_thread(void (*take)(struct conprof_thread *))
     if (!atomic_load(&conprof_sampler.is_active)) {
         return;
     }
-    sigset_t ours, old;
-    sigemptyset(&ours);
-    sigaddset(&ours, conprof_sampler.signal_number);
-    pthread_sigmask(SIG_BLOCK, &ours, &old);
     conprof_lock();
     struct conprof_thread *thread = conprof_threads_find(own_tid());
     if (thread != NULL && atomic_load(&conprof_sampler.is_active)) {
         take(thread);
     }
     conprof_unlock();
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 void
