@@ -12,14 +12,14 @@ from __future__ import annotations
 import gc
 from typing import Final
 
-from conprof_core._threads import new_lock
+from conprof_core._threads import new_rlock
 
 __all__ = ["HELD_THRESHOLD", "HeldCollector", "forget"]
 
 HELD_THRESHOLD: Final = 20_011
 """Objects; odd, so that it can be told from one that the application set."""
 
-_lock = new_lock()
+_lock = new_rlock()  # a signal handler written in Python may flush or stop in between
 _users = 0
 _before = 700
 
@@ -58,6 +58,6 @@ def _restore() -> None:
 def forget() -> None:
     """In a forked child: whoever held the collector stayed in the parent."""
     global _lock, _users
-    _lock = new_lock()
+    _lock = new_rlock()
     _users = 0
     _restore()

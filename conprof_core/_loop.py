@@ -259,7 +259,7 @@ class Loop:
         deadline = time.monotonic() + timeout_s
         collected = False
         with _log.guard("flush"), ShortTurns():
-            collected = self.collect(timeout_s)
+            collected = self.collect(max(0.0, timeout_s))
         return self.send(deadline - time.monotonic()) and collected
 
     def send(self, timeout_s: float) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from conprof_core import _labels, _log, _tracking
 from conprof_core._labels import LabelSet, context_var, merge, set_of
-from conprof_core._threads import new_lock
+from conprof_core._threads import new_rlock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ _in_flight: set[RequestScope] = set()
 _MAX_UNCOUNTED: Final = 4_096
 _bound: list[LabelSet] = []
 _counts: dict[LabelSet, int] = {}
-_counting = new_lock()
+_counting = new_rlock()
 """Requests of this window: what each was bound to, and those of them that are counted already.
 
 An append is all that a request pays. Each step on the list is atomic under the GIL.
@@ -212,8 +212,10 @@ def take_requests() -> dict[str, int]:
     _count()
     routes: dict[str, int] = {}
     with _counting:
-        counts = dict(_counts)
-        _counts.clear()
+        counts: dict[LabelSet, int] = {}
+        while _counts:  # one by one: a signal handler may do the same in between
+            labels, count = _counts.popitem()
+            counts[labels] = counts.get(labels, 0) + count
     for labels, count in counts.items():
         route = dict(labels.items()).get("http.route")
         if route is not None:
@@ -224,7 +226,7 @@ def take_requests() -> dict[str, int]:
 def forget() -> None:
     """Drop the requests of the parent, in a forked child."""
     global _counting
-    _counting = new_lock()
+    _counting = new_rlock()
     _bound.clear()
     _counts.clear()
     _in_flight.clear()

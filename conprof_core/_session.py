@@ -186,7 +186,8 @@ class Session:
         return True
 
     def _on_terminate(self) -> None:
-        get_ahead_of_daemon_threads()
+        if os.getpid() != 1:  # which the signal does not end
+            get_ahead_of_daemon_threads()
         self.loop.terminate(min(EXIT_FLUSH_S, self.owner.config.upload_timeout))
 
     # Fork steps; see _fork -----------------------------------------------------------------------

@@ -75,7 +75,7 @@ class Standby:
 
     def postfork_parent(self) -> None:
         """Go on."""
-        if self._is_on:
+        if self._is_on and self._thread is None:
             self.start()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from typing import Any
 
 from conprof_core import _carry, _fork, _held_gc, _log, _scope, _servers, _turns
@@ -13,12 +14,24 @@ from conprof_core._controls import Wish
 from conprof_core._engine import EngineUnavailable, choose
 from conprof_core._limits import EXIT_FLUSH_S
 from conprof_core._session import Owner, Session, get_ahead_of_daemon_threads
-from conprof_core._threads import Lock, new_rlock
+from conprof_core._threads import Lock, new_rlock, thread_ident
 from conprof_core.errors import AlreadyRunningError, EngineUnavailableError
 
 __all__ = ["State"]
 
 _PREFORK_WAIT_S = 0.5
+_LOCK_WAIT_S = 1.0  # beside what the holder may take for its last upload
+
+
+class _Fork:
+    """One fork under way in the parent: in which thread, and whether it holds the lock."""
+
+    __slots__ = ("ident", "is_holding", "lock")
+
+    def __init__(self, lock: Lock) -> None:
+        self.ident = thread_ident()
+        self.lock = lock
+        self.is_holding = False
 
 
 class State:
@@ -26,7 +39,11 @@ class State:
 
     def __init__(self) -> None:
         self._lock: Lock = new_rlock()
-        self._lock_held_for_fork = False
+        self._pid = os.getpid()
+        # Of each forking thread its own, the newest last: several may fork at once, and one may
+        # fork in a hook of a fork. Appending and removing are atomic under the GIL.
+        self._forks: list[_Fork] = []
+        self._waits_given_up = 0
         self._at_exit_registered = False
         self._logged: set[str] = set()
         self.session: Session | None = None
@@ -39,12 +56,12 @@ class State:
         profile_children: bool = True,
         launched: bool = False,
     ) -> None:
-        with self._lock:
+        self._adopt_process()
+        lock = self._acquire(owner.config.upload_timeout, "start() does nothing")
+        if lock is None:
+            return
+        try:
             session = self.session
-            if session is not None and session.process.pid != os.getpid():
-                # A fork that ran no hooks, as in an embedding server.
-                self.postfork_child()
-                session = self.session
             if session is not None:
                 running = session.owner
                 is_same = (running.config, running.exporters) == (owner.config, owner.exporters)
@@ -68,6 +85,37 @@ class State:
                 profile_children=profile_children,
                 launched=launched,
             )
+        finally:
+            lock.release()
+
+    def _adopt_process(self) -> None:
+        """Become this process's own where a fork ran no hooks, as in an embedding server."""
+        session = self.session
+        is_foreign = session is not None and session.process.pid != os.getpid()
+        if is_foreign or self._pid != os.getpid():
+            # The lock, too, may be held by a thread that is not here.
+            self.postfork_child()
+
+    def _own_session(self) -> Session | None:
+        """Return the session that runs in this very process."""
+        session = self.session
+        return None if session is None or session.process.pid != os.getpid() else session
+
+    def _acquire(self, holder_s: float, what: str) -> Lock | None:
+        """Take and return the lock; ``None``, and said once, when its holder keeps it for too long.
+
+        It may be in the middle of an upload, ``holder_s`` at most, or fork while another hook of
+        the application's hangs. (In a child that is forked meanwhile the lock is another one.)
+        """
+        lock = self._lock
+        if lock.acquire(True, holder_s + _LOCK_WAIT_S):
+            return lock
+        self._waits_given_up += 1
+        if what not in self._logged:
+            self._logged.add(what)
+            text = "another thread starts, stops or forks and does not come to an end: %s"
+            _log.log(_log.ERROR, "profiler", text, what)
+        return None
 
     def _report(self, owner: Owner, config: Config) -> None:
         """Say once per process what was wrong in the environment."""
@@ -133,36 +181,59 @@ class State:
             owner.config.cpu_profile_rate,
         )
 
-    def stop(self, timeout_s: float | None = None) -> None:
-        with self._lock:
+    def stop(self, timeout_s: float | None = None, *, at_exit: bool = False) -> None:
+        session = self.session
+        if session is None:
+            return
+        if session.process.pid != os.getpid():
+            self._detach(session)  # a fork that ran no hooks: the session is the parent's
+            return
+        timeout_s = session.owner.config.upload_timeout if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
+        lock = self._acquire(0.0 if at_exit else timeout_s, "stop() does nothing")
+        if lock is None:
+            return
+        try:
             session = self.session
             if session is None:
                 return
-            self.session = None
-            _scope.set_sampling(False)
-            _carry.uninstall()
-            if session.owner.config.trace_ids != "off":
-                from conprof_core import _traces
-
-                _traces.uninstall()
-            _servers.uninstall()
-            if session.process.pid != os.getpid():
-                return  # a fork that ran no hooks: the session is the parent's
-            session.end(session.owner.config.upload_timeout if timeout_s is None else timeout_s)
+            self._detach(session)
+            session.end(deadline - time.monotonic())
             _log.log(_log.INFO, "profiler", "stopped")
+        finally:
+            lock.release()
+
+    def _detach(self, session: Session) -> None:
+        """Let go of a session, before it ends or where it runs in another process."""
+        self.session = None
+        _scope.set_sampling(False)
+        _carry.uninstall()
+        if session.owner.config.trace_ids != "off":
+            from conprof_core import _traces
+
+            _traces.uninstall()
+        _servers.uninstall()
 
     def change(self, wish: Wish, source: str) -> bool:
         """Have the running session follow; ``False`` when none runs here, or it is too busy."""
-        with self._lock:
-            session = self.session
-            if session is None or session.process.pid != os.getpid():
+        session = self._own_session()
+        if session is None:
+            return False
+        lock = self._acquire(session.owner.config.upload_timeout, "a change is not made")
+        if lock is None:
+            return False
+        try:
+            session = self._own_session()
+            if session is None:
                 return False
             is_done = session.change(wish, source)
             _scope.set_sampling(session.config.enabled)
             return is_done
+        finally:
+            lock.release()
 
     def flush(self, timeout_s: float | None) -> bool:
-        session = self.session
+        session = self._own_session()
         if session is None:
             return True
         limit = session.owner.config.upload_timeout if timeout_s is None else timeout_s
@@ -174,6 +245,7 @@ class State:
             "running": session is not None,
             "internal_errors": dict(_log.internal_errors),
             "last_internal_error": _log.last_internal_error,
+            "waits_given_up": self._waits_given_up,
         }
         if session is None:
             return common
@@ -194,12 +266,12 @@ class State:
     def at_exit(self) -> None:
         """Send the last window while the interpreter exits, within two seconds."""
         with _log.guard("exit"):
-            session = self.session
+            session = self._own_session()
             if session is None:
                 return
             if session.stop_on_exit:
                 get_ahead_of_daemon_threads()
-                self.stop(min(EXIT_FLUSH_S, session.owner.config.upload_timeout))
+                self.stop(min(EXIT_FLUSH_S, session.owner.config.upload_timeout), at_exit=True)
             else:
                 session.engine.stop()
 
@@ -207,32 +279,46 @@ class State:
 
     def prefork(self) -> None:
         with _log.guard("fork"):
+            fork = _Fork(self._lock)
+            # Before anything is parked: whoever ends its fork meanwhile leaves that to us.
+            self._forks.append(fork)
             if self.session is not None:
                 self.session.controls.prefork()
             # Not for ever: a thread that hangs in start() or stop() must not hang the fork.
-            self._lock_held_for_fork = self._lock.acquire(True, _PREFORK_WAIT_S)
-            session = self.session
-            if session is not None and session.process.pid == os.getpid():
+            fork.is_holding = fork.lock.acquire(True, _PREFORK_WAIT_S)
+            session = self._own_session()
+            if session is not None:
                 session.prefork()
 
     def postfork_parent(self) -> None:
+        fork = self._end_fork()
+        if fork is None:
+            return  # begun in the parent, by a hook of the fork that made this process
         with _log.guard("fork"):
-            session = self.session
-            if session is not None and session.process.pid == os.getpid():
+            session = self._own_session()
+            # Of several forks at once the last one has the threads begin again.
+            if session is not None and not self._forks:
                 session.postfork_parent()
-        self._release_after_fork()
+        if fork.is_holding:
+            fork.lock.release()
 
-    def _release_after_fork(self) -> None:
-        if self._lock_held_for_fork:
-            self._lock_held_for_fork = False
-            self._lock.release()
+    def _end_fork(self) -> _Fork | None:
+        ident = thread_ident()
+        for fork in reversed(self._forks[:]):
+            if fork.ident == ident:
+                self._forks.remove(fork)
+                return fork
+        return None
 
     def postfork_child(self) -> None:
-        session = self.session
-        if session is not None and session.process.pid == os.getpid():
+        session, pid = self.session, os.getpid()
+        is_announced = bool(self._forks) or self._pid != pid
+        if not is_announced and (session is None or session.process.pid == pid):
             return  # announced twice, as by uWSGI with its Python fork hooks on
         self._lock = new_rlock()
-        self._lock_held_for_fork = False
+        self._pid = pid
+        self._forks.clear()
+        self._waits_given_up = 0
         self.session = None
         _log.forget_internal_errors()
         _turns.forget()
@@ -245,6 +331,10 @@ class State:
             session.postfork_child()
             if not session.profile_children:
                 return
-            session.begin()
+            try:
+                session.begin()
+            except (RuntimeError, EngineUnavailable) as error:
+                _log.log(_log.ERROR, "profiler", "not profiling this process: %s", error)
+                return
             self.session = session
             _scope.set_sampling(session.config.enabled)

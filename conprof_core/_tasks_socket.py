@@ -80,7 +80,7 @@ class TasksSocket:
 
     def _start(self) -> None:
         listener, wake = self._listener, self._wake
-        if listener is None or wake is None:
+        if listener is None or wake is None or self._thread is not None:
             return
         self._thread = Thread(lambda: self._serve(listener, wake[0]))
         try:

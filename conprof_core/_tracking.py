@@ -8,7 +8,7 @@ load per label change.
 from __future__ import annotations
 
 import sys
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING
 
 from conprof_core._threads import thread_ident
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from conprof_core._cells import LabelCell
 
-__all__ = ["current", "forget_other_threads", "keep_only", "note", "start", "stop"]
+__all__ = ["current", "forget_other_threads", "keep_only", "note", "set_mend", "start", "stop"]
 
 thread_cells: dict[int, LabelCell | None] | None = None
 """Thread ident → the cell entered last in that thread, outside event loops; ``None`` when off."""
@@ -31,8 +31,17 @@ thread_loops: dict[int, AbstractEventLoop] = {}
 task_cells: WeakKeyDictionary[Task[object], LabelCell | None] | None = None
 """Task → its cell, only on 3.11 where ``Task.get_context`` does not exist."""
 
+_mend: Callable[[], object] | None = None
+"""Called where labels change, while the engine has no threads and waits for some."""
+
 
 _variable: ContextVar[LabelCell | None]
+
+
+def set_mend(mend: Callable[[], object] | None) -> None:
+    """Have something called where labels change, or nothing any more."""
+    global _mend
+    _mend = mend
 
 
 def start(variable: ContextVar[LabelCell | None]) -> None:
@@ -61,6 +70,8 @@ def note(cell: LabelCell | None) -> None:
     cells = thread_cells
     if cells is None:
         return
+    if _mend is not None:
+        _mend()
     ident = thread_ident()
     if _is_patched_by_gevent() or _has_gevent_hub():
         cells[ident] = None

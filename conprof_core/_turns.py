@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from conprof_core._threads import new_lock
+from conprof_core._threads import new_rlock
 
 __all__ = ["TURN_US", "ShortTurns", "forget"]
 
@@ -24,7 +24,7 @@ TURN_US: Final = 499
 
 _HALF_S: Final = 0.5e-6  # CPython cuts what it is given down to whole microseconds
 
-_lock = new_lock()
+_lock = new_rlock()  # a signal handler written in Python may flush or stop in between
 _users = 0
 _before_s = 0.005
 
@@ -62,7 +62,7 @@ def _is_ours() -> bool:
 def forget() -> None:
     """In a forked child: whoever had a turn stayed in the parent."""
     global _lock, _users
-    _lock = new_lock()
+    _lock = new_rlock()
     _users = 0
     if _is_ours():
         sys.setswitchinterval(_before_s + _HALF_S)

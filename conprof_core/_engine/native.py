@@ -39,6 +39,13 @@ _COUNTERS_PER_WINDOW = (
 )
 
 
+_TROUBLES: Final = {
+    "drain_missing": "no thread can be had behind the fork, so samples are not collected; it is "
+    "tried again",
+    "drain_lost": "the thread that collects samples had gone or hung; it was started again",
+    "waits_given_up": "a thread of the profiler did not end in time, and was left alone",
+}
+
 _BITS: Final = {column: 1 << index for index, column in enumerate(Row._fields[3:-1])}
 
 
@@ -136,6 +143,8 @@ class NativeEngine:
         self._before: dict[str, int] = {}
         self._watches_gc = False
         self._suspended: SuspendedTasks | None = None
+        self._is_forked = False
+        self._told: dict[str, int] = {}
 
     def start(self, settings: EngineSettings, tick: Callable[[], float]) -> None:
         """Arm every thread of the process and begin."""
@@ -143,15 +152,24 @@ class NativeEngine:
             from conprof_core._engine.task_states import wait_places
 
             self._native.wait_places(wait_places())
-        self._native.start(
+        is_forked, self._is_forked = self._is_forked, False
+        self._told = {}
+        is_drained = self._native.start(
             rate_hz=settings.rate_hz,
             period_s=settings.period_s,
             max_stacks=settings.max_stacks,
-            tick=tick,
+            tick=lambda: self._tick(tick),
             on_terminate=settings.on_terminate,
+            on_trouble=self._tell,
             wall_rate_hz=settings.wall_rate_hz,
             blocked_ms=settings.loop_blocked_ms,
         )
+        if not is_drained:
+            if not is_forked:
+                self._native.stop()
+                raise RuntimeError("the drain thread could not be started")
+            # Who forked cannot be told, and threads may come to be had: it is tried again.
+            self._tell()
         self._before = {}
         if settings.wall_rate_hz:
             # Imported here: without wall time nobody needs it.
@@ -176,8 +194,27 @@ class NativeEngine:
             if thread.native_id is not None:
                 self._native.name_thread(thread.native_id, thread.name)
 
+    def _tick(self, tick: Callable[[], float]) -> float:
+        self._tell()
+        return tick()
+
+    def _tell(self) -> None:
+        """Say once of each what keeps the engine's threads from running, and that they do again.
+
+        Called from places only where no lock of a log handler can be held: a tick, a fork, a stop.
+        """
+        now = self._native.stats()
+        for name, text in _TROUBLES.items():
+            if now[name] and not self._told.get(name):
+                self._told[name] = 1
+                _log.log(_log.ERROR, "engine", "%s", text)
+        if self._told.get("drain_missing") and not now["drain_missing"]:
+            self._told["drain_missing"] = 0
+            _log.log(_log.ERROR, "engine", "%s", "the thread could be had again: profiling goes on")
+
     def stop(self) -> None:
         """Take no more samples; the last window stays to be taken."""
+        self._tell()
         self._unhook_threads()
         if self._suspended is not None:
             self._suspended.close_window()
@@ -274,6 +311,7 @@ class NativeEngine:
         self._unhook_threads()
         self._unwatch_gc()
         self._native.postfork_child()
+        self._is_forked = True
         self._before = {}
         self._suspended = None
 

@@ -31,6 +31,10 @@ _IDLE_LOOKS = 8
 _IDLE_INTERVAL_S = 0.1
 _IDLE_CPU_NS = 100_000
 _JOIN_S = 0.1
+_RETRY_S = 1.0
+
+_MISSING = "no thread can be had behind the fork, so nothing is sampled; it is tried again"
+_BACK = "threads could be had again: profiling goes on"
 
 
 def _shares_its_allocator() -> bool:
@@ -56,7 +60,11 @@ class PortableEngine:
             raise EngineUnavailable("this Python has no sys._current_frames")
         self._looks = 0
         self._forking = False
+        self._forked_running = False
         self._stale_threads = False
+        self._is_child = False
+        self._is_missing = False
+        self._retry_at = 0.0
         self._traced: TracedMemory | None = None
         self._reset()
 
@@ -93,6 +101,10 @@ class PortableEngine:
         self._table = Table(settings.max_stacks)
         self._clocks = SharedClock() if self._stale_threads else best_clocks()
         self._next_tick = time.monotonic() + settings.period_s
+        is_child, self._is_child = self._is_child, False
+        if is_child:
+            self._start_behind_fork()
+            return
         try:
             self._start_threads()
         except RuntimeError:
@@ -123,8 +135,39 @@ class PortableEngine:
         ticker = Thread(lambda: self._run_ticker(ticker, ticker_wake, previous))
         sampler = Thread(lambda: self._run_sampler(sampler, sampler_wake))
         self._ticker, self._sampler = ticker, sampler
-        sampler.start()
-        ticker.start()
+        try:
+            ticker.start()
+            sampler.start()
+        except RuntimeError:
+            self._ticker = self._sampler = None  # one that has begun ends
+            ticker_wake.set()
+            raise
+
+    def _start_behind_fork(self) -> None:
+        """Start the threads; where none can be had say so, and try again when labels change.
+
+        Who forked cannot be told, and threads may come to be had again. Nothing is looked at
+        meanwhile: what the process uses is charged at the next look.
+        """
+        self._is_missing = False
+        self._retry()
+        if self._is_missing:
+            _log.log(_log.ERROR, "engine", "%s", _MISSING)
+
+    def _retry(self) -> None:
+        try:
+            self._start_threads()
+        except RuntimeError:
+            self._is_missing = True
+            self._retry_at = time.monotonic() + _RETRY_S
+            _tracking.set_mend(self._mend)
+        else:
+            _tracking.set_mend(None)
+
+    def _mend(self) -> None:
+        # May be called where a log handler holds its lock: the ticker says that it is back.
+        if self._running and self._is_missing and time.monotonic() >= self._retry_at:
+            self._retry()
 
     # The two threads ------------------------------------------------------------------------------
 
@@ -174,6 +217,9 @@ class PortableEngine:
     def _run_ticker(self, thread: Thread, wake: Wake, previous: Thread | None) -> None:
         if previous is not None:
             previous.join(3_600.0)  # never two ticks at once
+        if self._is_missing and self._ticker is thread:
+            self._is_missing = False
+            _log.log(_log.ERROR, "engine", "%s", _BACK)
         while True:
             wake.wait(self._next_tick - time.monotonic())
             if not self._running or self._ticker is not thread:
@@ -250,12 +296,14 @@ class PortableEngine:
 
     def stop(self) -> None:
         """Take no more samples; the last window stays until it is taken."""
-        if not self._running:
+        if not self._running and not self._forked_running:
             return
+        self._forked_running = False
         if not self._paused:
             with _log.guard("sampler"):
                 self._look()
         self._end_threads()
+        _tracking.set_mend(None)
         _tracking.stop()
 
     def _end_threads(self) -> None:
@@ -265,16 +313,21 @@ class PortableEngine:
 
     def stats(self) -> dict[str, int]:
         """Return counters since ``start()``."""
-        return {"looks": self._looks, "own_cpu_ns": _threads.own_cpu_ns()}
+        self._mend()
+        return {
+            "looks": self._looks,
+            "own_cpu_ns": _threads.own_cpu_ns(),
+            "threads_missing": int(self._is_missing),
+        }
 
     # Fork -----------------------------------------------------------------------------------------
 
     def prefork(self) -> None:
         """End both threads; an upload under way is not waited for."""
         self._forking = True
-        self._forked_running = self._running
         if not self._running:
-            return
+            return  # or parked already, by another thread that forks
+        self._forked_running = True
         self._end_threads()
         for thread in (self._sampler, self._ticker):
             if thread is not None and thread.ident != _threads.thread_ident():
@@ -284,14 +337,17 @@ class PortableEngine:
         """Start the threads again; clocks and table are as they were."""
         self._forking = False
         if self._forked_running:
-            self._start_threads()
+            self._forked_running = False
+            self._start_behind_fork()
 
     def postfork_child(self) -> None:
         """Become stopped and empty: locks may be held by threads that are not here."""
         # Without the other hooks, the interpreter too believes that the parent's threads are here,
         # and their clocks must not be asked for.
         self._stale_threads = not self._forking
-        self._forking = False
+        self._forking = self._forked_running = self._is_missing = False
+        self._is_child = True
+        _tracking.set_mend(None)
         _threads.forget_after_fork()
         _tracking.forget_other_threads()
         self._looks = 0

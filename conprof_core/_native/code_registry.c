@@ -210,6 +210,19 @@ conprof_registry_reset(void)
     }
 }
 
+void
+conprof_registry_forget_all(void)
+{
+    for (uint32_t i = 0; i < CONPROF_REGISTRY_SLOTS; i++) {
+        uintptr_t key = atomic_load_explicit(&slots[i].key, memory_order_acquire);
+        /* Not KEY_EMPTY, which would end the probes of entries made meanwhile: their deaths
+         * would not be heard of. Not KEY_CLAIMED: two would write to the slot. */
+        if (key > KEY_CLAIMED) {
+            atomic_compare_exchange_strong(&slots[i].key, &key, KEY_EVICTED);
+        }
+    }
+}
+
 uint64_t
 conprof_registry_copied(void)
 {

@@ -77,6 +77,10 @@ void conprof_registry_forget(uint64_t uid);
 /* No handler may be active. Forgets everything. */
 void conprof_registry_reset(void);
 
+/* Session lock held; handlers may be active. The same: what is being inserted may stay, and names
+ * a code that lives. */
+void conprof_registry_forget_all(void);
+
 /* GIL held. Start and stop hearing of deaths. Install returns 0, or -1 with a
  * Python exception set. */
 int conprof_registry_install(void);

@@ -1,10 +1,13 @@
 /* drain.c: see drain.h. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* pthread_tryjoin_np */
+#endif
 #include "drain.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <semaphore.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -12,200 +15,60 @@
 #include <unistd.h>
 
 #include "blocked.h"
+#include "calls.h"
 #include "clock.h"
 #include "code_registry.h"
+#include "futex.h"
 #include "gc_pause.h"
 #include "heap.h"
 #include "lock.h"
 #include "offcpu.h"
+#include "rouse.h"
 #include "sampler.h"
 #include "session.h"
+#include "terminate.h"
 #include "turn.h"
 
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
 #endif
 
-/* written by: start and stop, under the GIL */
-static pthread_t drain_thread;
-static bool is_started;
+/* What one round of the drain may take on a busy machine, before somebody asks. */
+#define ROUND_NS UINT64_C(5000000000)
 
-static atomic_bool is_stopping;            /* written by: start, stop */
-static _Atomic uint64_t next_tick_ns;      /* monotonic; written by: callers, schedule */
-static atomic_bool tick_is_running;        /* written by: drain, caller */
-static _Atomic uint64_t charged_ns;        /* drain CPU already emitted; session lock */
-static _Atomic uint64_t total_ns;          /* CPU of drains that ended */
-static _Atomic uint64_t signal_changes;    /* written by: drain */
-static atomic_bool terminate_is_requested; /* written by: SIGTERM handler */
-static sem_t terminate_is_done;            /* posted by: the caller of on_terminate */
+/* A drain that is asked to come round, and does not within this time, is given up. */
+#define ANSWER_NS UINT64_C(2000000000)
 
-static _Atomic uint64_t next_task_look_ns; /* monotonic, 0: none; written by: set, looker */
-static atomic_bool task_look_is_running;   /* written by: drain, looker */
+/* Between two attempts at a thread. */
+#define RETRY_NS UINT64_C(1000000000)
 
-/* owner: GIL holder */
-static PyObject *tick_callback, *terminate_callback, *task_look_callback;
+/* How long start() waits for the drain to begin. */
+#define BEGIN_NS UINT64_C(2000000000)
 
-/* Interrupts the drain's sleep. */
-static void
-rouse(void)
-{
-    pid_t drain = atomic_load(&conprof_sampler.drain_tid);
-    if (drain != 0) {
-        syscall(SYS_tgkill, getpid(), drain, conprof_sampler.signal_number);
-    }
-}
+/* Between two looks at whether a thread that is through with its work has ended. */
+#define END_LOOK_NS 20000
 
-/* Signals of the application go to the application's threads. */
-static void
-block_signals_but(int number)
-{
-    sigset_t all;
-    sigfillset(&all);
-    if (number > 0) {
-        sigdelset(&all, number);
-    }
-    pthread_sigmask(SIG_SETMASK, &all, NULL);
-}
-
-/* ---- calls into Python, on threads of their own ---- */
-
-/* Runs `callback` with the GIL; the seconds it returned, or -1. */
-static double
-call_python(PyObject **callback)
-{
-    double seconds = -1;
-    conprof_turn_begin();
-    rouse(); /* the drain looks at how we fare */
-    PyGILState_STATE state = PyGILState_Ensure();
-    PyObject *function = Py_XNewRef(*callback);
-    PyObject *result = function == NULL ? NULL : PyObject_CallNoArgs(function);
-    if (result != NULL && result != Py_None) {
-        seconds = PyFloat_AsDouble(result);
-    }
-    if (PyErr_Occurred()) {
-        PyErr_WriteUnraisable(function);
-    }
-    Py_XDECREF(result);
-    Py_XDECREF(function);
-    conprof_turn_end();
-    PyGILState_Release(state);
-    return seconds;
-}
-
-static void *
-run_tick(void *Py_UNUSED(argument))
-{
-    prctl(PR_SET_NAME, "conprof-export", 0, 0, 0);
-    block_signals_but(conprof_sampler.signal_number);
-    conprof_session_thread_begin("conprof-export", 14, NULL);
-    double seconds = call_python(&tick_callback);
-    conprof_session_thread_end();
-    /* A tick that failed comes back later; one that was told to stop does not matter. */
-    conprof_drain_schedule(seconds < 0 ? 60 : seconds);
-    atomic_store(&tick_is_running, false);
-    /* The drain sleeps until the old time: tell it the new one. */
-    rouse();
-    return NULL;
-}
-
-static void *
-run_task_look(void *Py_UNUSED(argument))
-{
-    prctl(PR_SET_NAME, "conprof-tasks", 0, 0, 0);
-    block_signals_but(conprof_sampler.signal_number);
-    conprof_session_thread_begin("conprof-tasks", 13, NULL);
-    double seconds = call_python(&task_look_callback);
-    conprof_session_thread_end();
-    /* 0 meanwhile: there is nobody to call any more. */
-    uint64_t expected = UINT64_MAX;
-    uint64_t next = conprof_monotonic_ns() + (uint64_t)((seconds < 0.01 ? 5 : seconds) * 1e9);
-    atomic_compare_exchange_strong(&next_task_look_ns, &expected, next);
-    atomic_store(&task_look_is_running, false);
-    rouse();
-    return NULL;
-}
-
-static void *
-run_terminate(void *Py_UNUSED(argument))
-{
-    prctl(PR_SET_NAME, "conprof-export", 0, 0, 0);
-    block_signals_but(0);
-    call_python(&terminate_callback);
-    sem_post(&terminate_is_done);
-    return NULL;
-}
-
-static bool
-spawn(void *(*run)(void *))
-{
+/* One drain thread. Freed when the thread is joined; kept for good when it is given up, for the
+ * thread may look at it yet. */
+struct life {
     pthread_t thread;
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    bool is_spawned = pthread_create(&thread, &attributes, run, NULL) == 0;
-    pthread_attr_destroy(&attributes);
-    return is_spawned;
-}
+    _Atomic uint32_t has_begun, has_ended; /* written by: the thread; others sleep on them */
+};
 
-/* ---- SIGTERM ---- */
+/* Whose turn it is; a drain that finds another here, or NULL, ends. Written by: start, stop,
+ * inspect, forget (GIL held, or alone). */
+static _Atomic(struct life *) current;
 
-/* Signal context. Async-signal-safe calls only. */
-static void
-on_sigterm(int number)
-{
-    int saved_errno = errno;
-    pid_t drain = atomic_load(&conprof_sampler.drain_tid);
-    if (drain != 0 && !atomic_exchange(&terminate_is_requested, true) &&
-        syscall(SYS_tgkill, getpid(), drain, conprof_sampler.signal_number) == 0) {
-        errno = saved_errno;
-        return;
-    }
-    /* Nobody to flush, or a second SIGTERM: end at once, as without us. */
-    signal(number, SIG_DFL);
-    raise(number);
-    errno = saved_errno;
-}
+_Atomic uint64_t conprof_drain_due_ns;
+static atomic_bool is_asked;   /* to come round; written by: inspect, the drain */
+static atomic_bool is_missing; /* no thread could be had; written by: start, stop, forget */
 
-static void
-terminate(void)
-{
-    if (sem_init(&terminate_is_done, 0, 0) == 0 && spawn(run_terminate)) {
-        uint64_t until = conprof_monotonic_ns() + CONPROF_TERMINATE_S * UINT64_C(1000000000), now;
-        while (sem_trywait(&terminate_is_done) != 0 && (now = conprof_monotonic_ns()) < until) {
-            struct timespec pause = {.tv_nsec = 2000000};
-            nanosleep(&pause, NULL);
-            conprof_turn_look(now);
-        }
-    }
-    signal(SIGTERM, SIG_DFL);
-    kill(getpid(), SIGTERM);
-}
+static _Atomic uint64_t charged_ns; /* drain CPU already emitted; session lock */
+static _Atomic uint64_t total_ns;   /* CPU of drains that ended; written by: drains, reset */
+static _Atomic uint64_t signal_changes, polls;   /* written by: the drain, reset */
+static _Atomic uint64_t refused, lost, given_up; /* written by: any thread, reset */
 
-void
-conprof_terminate_install(void)
-{
-    struct sigaction now, ours;
-    memset(&ours, 0, sizeof ours);
-    ours.sa_handler = on_sigterm;
-    sigemptyset(&ours.sa_mask);
-    ours.sa_flags = SA_RESTART | SA_ONSTACK;
-    if (sigaction(SIGTERM, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) &&
-        now.sa_handler == SIG_DFL) {
-        sigaction(SIGTERM, &ours, NULL);
-    }
-}
-
-void
-conprof_terminate_uninstall(void)
-{
-    struct sigaction now;
-    if (sigaction(SIGTERM, NULL, &now) == 0 && !(now.sa_flags & SA_SIGINFO) &&
-        now.sa_handler == on_sigterm) {
-        signal(SIGTERM, SIG_DFL);
-    }
-}
-
-/* ---- the drain ---- */
+/* ---- what it does ---- */
 
 void
 conprof_drain_ring(struct conprof_window *window)
@@ -240,7 +103,7 @@ conprof_drain_ring(struct conprof_window *window)
     }
     conprof_heap_settle();
     if (conprof_code_table_is_full()) {
-        conprof_registry_reset();
+        conprof_registry_forget_all();
         conprof_code_table_reset();
         conprof_window_forget_cache();
     }
@@ -270,164 +133,272 @@ conprof_drain_charge(void)
     }
 }
 
-uint64_t
-conprof_drain_cpu_ns(void)
+struct conprof_drain_counters
+conprof_drain_counters(void)
 {
     pid_t drain = atomic_load(&conprof_sampler.drain_tid);
-    return atomic_load(&total_ns) + (drain == 0 ? 0 : conprof_cpu_of_ns(drain));
+    return (struct conprof_drain_counters){
+        .cpu_ns = atomic_load(&total_ns) + (drain == 0 ? 0 : conprof_cpu_of_ns(drain)),
+        .signal_changes = atomic_load(&signal_changes),
+        .missing = atomic_load(&is_missing),
+        .refused = atomic_load(&refused),
+        .lost = atomic_load(&lost),
+        .polls = atomic_load(&polls),
+    };
+}
+
+void
+conprof_drain_count_given_up(void)
+{
+    atomic_fetch_add(&given_up, 1);
 }
 
 uint64_t
-conprof_drain_signal_changes(void)
+conprof_drain_given_up(void)
 {
-    return atomic_load(&signal_changes);
+    return atomic_load(&given_up);
 }
 
-static bool
-start_process_timer(timer_t *timer)
+/* ---- the thread ---- */
+
+/* What wakes it when CPU was used. */
+struct process_timer {
+    timer_t id;
+    bool is_armed;
+};
+
+/* The timer's signal goes to the drain, whose handler rouses it. */
+static void
+arm(struct process_timer *timer)
 {
     struct sigevent event;
     memset(&event, 0, sizeof event);
     event.sigev_notify = SIGEV_THREAD_ID;
     event.sigev_signo = conprof_sampler.signal_number;
+    event.sigev_value.sival_int = CONPROF_ROUSE_COOKIE;
     event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
     struct itimerspec when = {.it_interval = {.tv_nsec = CONPROF_DRAIN_EVERY_NS},
                               .it_value = {.tv_nsec = CONPROF_DRAIN_EVERY_NS}};
-    if (timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, timer) != 0) {
-        return false;
+    timer->is_armed = timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timer->id) == 0;
+    if (timer->is_armed && timer_settime(timer->id, 0, &when, NULL) != 0) {
+        timer_delete(timer->id);
+        timer->is_armed = false;
     }
-    return timer_settime(*timer, 0, &when, NULL) == 0;
+}
+
+static void
+disarm(struct process_timer *timer)
+{
+    if (timer->is_armed) {
+        timer_delete(timer->id);
+        timer->is_armed = false;
+    }
 }
 
 /* Somebody took our signal: move to another, with all timers. */
 static void
-change_signal(timer_t *timer)
+change_signal(struct process_timer *timer)
 {
+    disarm(timer);
     if (conprof_sampler_install() < 0) {
-        return;
+        return; /* polling until one can be had */
     }
     atomic_fetch_add(&signal_changes, 1);
+    conprof_calls_block_signals_but(conprof_sampler.signal_number);
     conprof_session_reconfigure();
-    timer_delete(*timer);
-    start_process_timer(timer);
+    arm(timer);
 }
 
-/* Sleeps until a signal of ours, the next tick or the next look. True when signalled. */
-static bool
-wait_for_work(void)
+/* "I shall have come round by then." Of drains that were given up nobody wants to know. */
+static void
+promise(const struct life *own, uint64_t now_ns, uint64_t wait_ns)
 {
-    sigset_t ours;
-    sigemptyset(&ours);
-    sigaddset(&ours, conprof_sampler.signal_number);
-    uint64_t now = conprof_monotonic_ns(), next = atomic_load(&next_tick_ns);
-    uint64_t left = next > now ? next - now : 0;
-    if (atomic_load(&tick_is_running)) {
-        left = UINT64_C(3600) * 1000000000u; /* its end signals us */
+    if (atomic_load(&current) == own) {
+        atomic_store(&is_asked, false);
+        atomic_store(&conprof_drain_due_ns, now_ns + wait_ns + ROUND_NS);
     }
+}
+
+/* Sleeps until it is roused, or something is due. True when roused, or when it cannot be known
+ * whether CPU was used. */
+static bool
+wait_for_work(const struct life *own, uint32_t *seen, const struct process_timer *timer)
+{
+    uint64_t now = conprof_monotonic_ns();
+    uint64_t left = conprof_calls_wait_ns(now);
     uint64_t look = conprof_offcpu_wait_ns(now);
     left = look < left ? look : left;
     uint64_t turn = conprof_turn_wait_ns(now);
     left = turn < left ? turn : left;
-    uint64_t tasks = atomic_load(&next_task_look_ns);
-    if (tasks != 0 && tasks != UINT64_MAX) {
-        uint64_t until = tasks > now ? tasks - now : 0;
-        left = until < left ? until : left;
+    if (!timer->is_armed && CONPROF_DRAIN_POLL_NS < left) {
+        left = CONPROF_DRAIN_POLL_NS;
     }
-    struct timespec timeout = {.tv_sec = (time_t)(left / 1000000000u),
-                               .tv_nsec = (long)(left % 1000000000u)};
-    return sigtimedwait(&ours, NULL, &timeout) > 0;
-}
-
-/* Starts a look at suspended tasks when it is due. */
-static void
-look_at_tasks(void)
-{
-    uint64_t due = atomic_load(&next_task_look_ns);
-    if (due == 0 || due > conprof_monotonic_ns() || atomic_load(&is_stopping) ||
-        atomic_exchange(&task_look_is_running, true)) {
-        return;
-    }
-    /* Not due while it runs; the looker says when it is again. */
-    if (atomic_compare_exchange_strong(&next_task_look_ns, &due, UINT64_MAX) &&
-        !spawn(run_task_look)) {
-        due = UINT64_MAX;
-        atomic_compare_exchange_strong(&next_task_look_ns, &due,
-                                       conprof_monotonic_ns() + UINT64_C(5000000000));
-        atomic_store(&task_look_is_running, false);
-    }
+    promise(own, now, left);
+    bool is_roused = conprof_rouse_wait(seen, left);
+    promise(own, conprof_monotonic_ns(), 0);
+    atomic_fetch_add(&polls, !is_roused && !timer->is_armed);
+    return is_roused || !timer->is_armed;
 }
 
 static void *
 run_drain(void *argument)
 {
-    sem_t *is_ready = argument;
-    timer_t timer;
+    struct life *own = argument;
+    struct process_timer timer;
     prctl(PR_SET_NAME, "conprof-drain", 0, 0, 0);
-    block_signals_but(0);
+    conprof_calls_block_signals_but(conprof_sampler.signal_number);
     pid_t self = (pid_t)syscall(SYS_gettid);
     conprof_lock();
     conprof_threads_exclude(self);
     atomic_store(&charged_ns, 0);
     conprof_unlock();
-    atomic_store(&conprof_sampler.drain_tid, self);
-    start_process_timer(&timer);
-    sem_post(is_ready);
-    while (!atomic_load(&is_stopping)) {
-        bool is_called = wait_for_work();
-        if (atomic_load(&terminate_is_requested)) {
-            terminate();
-            break;
-        }
+    if (atomic_load(&current) == own) {
+        atomic_store(&conprof_sampler.drain_tid, self);
+    }
+    uint32_t seen = conprof_rouse_count();
+    arm(&timer);
+    atomic_store(&own->has_begun, 1);
+    conprof_futex_wake(&own->has_begun);
+    while (atomic_load(&current) == own) {
+        bool is_called = wait_for_work(own, &seen, &timer);
+        conprof_terminate_if_requested();
         if (!conprof_sampler_is_installed()) {
             change_signal(&timer);
+        }
+        else if (!timer.is_armed) {
+            arm(&timer); /* somebody may have given one back */
         }
         conprof_session_drain(is_called);
         conprof_session_look();
         conprof_turn_look(conprof_monotonic_ns());
-        look_at_tasks();
-        if (!atomic_load(&is_stopping) && conprof_monotonic_ns() >= atomic_load(&next_tick_ns) &&
-            !atomic_exchange(&tick_is_running, true) && !spawn(run_tick)) {
-            atomic_store(&tick_is_running, false);
-            conprof_drain_schedule(1);
+        if (atomic_load(&current) == own) {
+            conprof_calls_begin_due();
         }
     }
-    timer_delete(timer);
+    disarm(&timer);
+    pid_t mine = self;
     conprof_lock();
-    conprof_drain_charge();
+    if (atomic_load(&conprof_sampler.drain_tid) == self) {
+        conprof_drain_charge();
+    }
     conprof_unlock();
     atomic_fetch_add(&total_ns, conprof_cpu_own_ns());
-    atomic_store(&conprof_sampler.drain_tid, 0);
+    atomic_compare_exchange_strong(&conprof_sampler.drain_tid, &mine, 0);
+    atomic_store(&own->has_ended, 1);
+    conprof_futex_wake(&own->has_ended);
     return NULL;
+}
+
+/* ---- start and stop ---- */
+
+/* Sleeps until `*word` is set; false when it is not by then. */
+static bool
+await(_Atomic uint32_t *word, uint64_t until_ns)
+{
+    while (atomic_load(word) == 0) {
+        uint64_t now = conprof_monotonic_ns();
+        if (now >= until_ns) {
+            return false;
+        }
+        conprof_futex_wait(word, 0, until_ns - now);
+    }
+    return true;
+}
+
+/* Never waits longer than until then. */
+static bool
+join(struct life *life, uint64_t until_ns)
+{
+    if (!await(&life->has_ended, until_ns)) {
+        return false;
+    }
+    struct timespec pause = {.tv_nsec = END_LOOK_NS};
+    while (pthread_tryjoin_np(life->thread, NULL) == EBUSY) {
+        if (conprof_monotonic_ns() >= until_ns) {
+            return false;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
+static void
+give_up(struct life *life)
+{
+    pthread_detach(life->thread);
+    conprof_drain_count_given_up();
+    atomic_store(&conprof_sampler.drain_tid, 0);
 }
 
 bool
 conprof_drain_start(void)
 {
-    sem_t is_ready;
-    if (is_started || sem_init(&is_ready, 0, 0) != 0) {
-        return is_started;
+    if (atomic_load(&current) != NULL) {
+        return true;
     }
-    atomic_store(&is_stopping, false);
-    atomic_store(&terminate_is_requested, false);
-    is_started = pthread_create(&drain_thread, NULL, run_drain, &is_ready) == 0;
-    if (is_started) {
-        while (sem_wait(&is_ready) != 0) {
+    struct life *life = calloc(1, sizeof *life);
+    if (life != NULL) {
+        conprof_terminate_forget();
+        atomic_store(&is_asked, false);
+        atomic_store(&conprof_drain_due_ns, conprof_monotonic_ns() + BEGIN_NS + ROUND_NS);
+        atomic_store(&current, life);
+        if (pthread_create(&life->thread, NULL, run_drain, life) == 0) {
+            atomic_store(&is_missing, false);
+            if (!await(&life->has_begun, conprof_monotonic_ns() + BEGIN_NS)) {
+                conprof_drain_count_given_up(); /* it begins when it can */
+            }
+            return true;
         }
     }
-    sem_destroy(&is_ready);
-    return is_started;
+    atomic_store(&current, NULL);
+    free(life);
+    atomic_fetch_add(&refused, 1);
+    atomic_store(&is_missing, true);
+    atomic_store(&conprof_drain_due_ns, conprof_monotonic_ns() + RETRY_NS);
+    return false;
 }
 
 void
-conprof_drain_stop(void)
+conprof_drain_stop(uint64_t until_ns)
 {
-    if (!is_started) {
+    struct life *life = atomic_exchange(&current, NULL);
+    atomic_store(&conprof_drain_due_ns, 0);
+    atomic_store(&is_missing, false);
+    if (life == NULL) {
         return;
     }
-    atomic_store(&is_stopping, true);
-    rouse();
-    pthread_join(drain_thread, NULL);
-    is_started = false;
+    conprof_rouse();
+    if (join(life, until_ns)) {
+        free(life);
+    }
+    else {
+        give_up(life);
+    }
+}
+
+void
+conprof_drain_inspect(void)
+{
+    if (!conprof_session_is_running()) {
+        /* The child of a fork that nobody told us of: the drain is the parent's. */
+        atomic_store(&conprof_drain_due_ns, 0);
+        return;
+    }
+    struct life *life = atomic_load(&current);
+    if (life == NULL) {
+        conprof_drain_start();
+        return;
+    }
+    /* The whole process may have been stopped meanwhile: first it is asked. */
+    if (!atomic_exchange(&is_asked, true)) {
+        atomic_store(&conprof_drain_due_ns, conprof_monotonic_ns() + ANSWER_NS);
+        conprof_rouse();
+        return;
+    }
+    atomic_store(&current, NULL);
+    give_up(life);
+    atomic_fetch_add(&lost, 1);
+    conprof_drain_start();
 }
 
 void
@@ -435,62 +406,29 @@ conprof_drain_reset(void)
 {
     atomic_store(&total_ns, 0);
     atomic_store(&signal_changes, 0);
+    atomic_store(&polls, 0);
+    atomic_store(&refused, 0);
+    atomic_store(&lost, 0);
+    atomic_store(&given_up, 0);
+    conprof_calls_reset();
     conprof_turn_forget();
+}
+
+void
+conprof_drain_is_gone(void)
+{
+    atomic_store(&conprof_sampler.drain_tid, 0);
+    atomic_store(&conprof_drain_due_ns, 0);
 }
 
 void
 conprof_drain_forget(void)
 {
-    is_started = false;
-    atomic_store(&conprof_sampler.drain_tid, 0);
-    atomic_store(&tick_is_running, false);
-    atomic_store(&task_look_is_running, false);
-    atomic_store(&terminate_is_requested, false);
+    conprof_drain_is_gone();
+    atomic_store(&current, NULL); /* of the parent: a few bytes that stay */
+    atomic_store(&is_missing, false);
     atomic_store(&charged_ns, 0);
+    conprof_calls_forget();
+    conprof_terminate_forget();
     conprof_drain_reset();
-}
-
-void
-conprof_drain_set_callbacks(PyObject *tick, PyObject *on_terminate)
-{
-    PyObject *old_tick = tick_callback, *old_terminate = terminate_callback;
-    tick_callback = tick;
-    terminate_callback = on_terminate;
-    Py_XDECREF(old_tick);
-    Py_XDECREF(old_terminate);
-}
-
-void
-conprof_drain_set_task_look(PyObject *look)
-{
-    PyObject *old = task_look_callback;
-    task_look_callback = look;
-    atomic_store(&next_task_look_ns, look == NULL ? 0 : conprof_monotonic_ns());
-    rouse();
-    Py_XDECREF(old);
-}
-
-void
-conprof_drain_await_task_look(void)
-{
-    struct timespec pause = {.tv_nsec = 200000};
-    Py_BEGIN_ALLOW_THREADS;
-    for (int i = 0; i < 250 && atomic_load(&task_look_is_running); i++) {
-        nanosleep(&pause, NULL);
-    }
-    Py_END_ALLOW_THREADS;
-}
-
-void
-conprof_drain_schedule(double seconds)
-{
-    double bounded = seconds < 0 ? 0 : seconds > 86400 ? 86400 : seconds;
-    atomic_store(&next_tick_ns, conprof_monotonic_ns() + (uint64_t)(bounded * 1e9));
-}
-
-void
-conprof_drain_wake(void)
-{
-    conprof_drain_schedule(0);
-    rouse();
 }

@@ -1,54 +1,72 @@
-/* drain.h: the one background thread of the engine, and the callers it spawns.
+/* drain.h: the one background thread of the engine.
  *
  * The drain has no Python state and never takes the GIL. It sleeps until
- *   - the process has used 100 ms of CPU (a timer on the process's CPU clock), or
+ *   - the process has used 100 ms of CPU (a timer on the process's CPU clock; where that cannot be
+ *     had, it looks once a second), or
  *   - a handler calls because the ring fills, or
- *   - the next tick is due.
- * So an idle process does not wake it. It empties the ring into the open window,
- * looks for new threads, and starts a short-lived thread with a Python state when
- * Python has something to do (a window's end, a retry, the end of the process).
+ *   - something is due (calls.h, offcpu.h, turn.h).
+ * So an idle process does not wake it. It empties the ring into the open window, looks for new
+ * threads, and has Python called.
+ *
+ * It says by when it will have come round again. What runs anyway with the GIL (requests, threads
+ * that begin, stats) looks at that time, which costs a clock read, and gets it going again: where
+ * no thread could be had behind a fork, and where the one that there was has gone or hangs.
  */
 #ifndef CONPROF_DRAIN_H
 #define CONPROF_DRAIN_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "aggregate.h"
 #include "compat.h"
 
-/* CPU time of the process between two wakings of the drain. */
+/* CPU time of the process between two wakings of the drain; monotonic time between them where no
+ * such timer can be had. */
 #define CONPROF_DRAIN_EVERY_NS 100000000u
+#define CONPROF_DRAIN_POLL_NS UINT64_C(1000000000)
 
-/* How long the end of a process by SIGTERM may be delayed. */
-#define CONPROF_TERMINATE_S 2
+/* How long stop() waits for the drain, the handlers and all else of ours together; and what a fork
+ * waits for the drain. What has not ended by then is given up, and counted. */
+#define CONPROF_STOP_WAIT_NS UINT64_C(2000000000)
+#define CONPROF_FORK_WAIT_NS UINT64_C(500000000)
 
-/* Starts the drain; false when no thread can be had. */
+/* Starts the drain; false when no thread can be had, which is tried again by conprof_drain_check
+ * while a session runs. */
 bool conprof_drain_start(void);
 
-/* Stops and joins it. Never waits for the GIL. */
-void conprof_drain_stop(void);
+/* Ends it, and waits for that no longer than until then. Never waits for the GIL. */
+void conprof_drain_stop(uint64_t until_ns);
 
 /* A new session begins: its counters are zero. */
 void conprof_drain_reset(void);
 
-/* In the child of a fork: there is no drain. */
+/* In the child of a fork: there is no drain. The first by the bare fork, async-signal-safe. */
+void conprof_drain_is_gone(void);
 void conprof_drain_forget(void);
 
-/* Any thread: what to call, and seconds until then. References are taken over. */
-void conprof_drain_set_callbacks(PyObject *tick, PyObject *on_terminate);
-void conprof_drain_schedule(double seconds);
+/* Monotonic time by which the drain will have come round, or it is time to try again; 0: nobody
+ * waits for it. Written by: the drain, start, stop, inspect. */
+extern _Atomic uint64_t conprof_drain_due_ns;
 
-/* GIL held. What looks at suspended tasks while the session runs: called with the GIL in a
- * thread of its own, returns seconds until the next call; NULL: nothing. The reference is
- * taken over. */
-void conprof_drain_set_task_look(PyObject *look);
+/* GIL held; the drain is late. */
+void conprof_drain_inspect(void);
 
-/* GIL held, released while waiting, a moment at most: until no such look is under way. */
-void conprof_drain_await_task_look(void);
-
-/* Any thread: the next tick is due now. */
-void conprof_drain_wake(void);
+/* GIL held, at any time while a session may run: gets the drain going where it is missing. */
+static inline void
+conprof_drain_check(void)
+{
+    uint64_t due = atomic_load_explicit(&conprof_drain_due_ns, memory_order_relaxed);
+    if (due != 0) {
+        struct timespec now; /* of the last tick, for a fraction of the price */
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+        if ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec > due) {
+            conprof_drain_inspect();
+        }
+    }
+}
 
 /* Session lock held: moves all published records into `window`, and frees label
  * records in limbo when that is safe. */
@@ -58,12 +76,19 @@ void conprof_drain_ring(struct conprof_window *window);
 uint64_t conprof_drain_outstanding_ns(void);
 void conprof_drain_charge(void);
 
-/* Takes over SIGTERM if nobody handles it, and gives it back. */
-void conprof_terminate_install(void);
-void conprof_terminate_uninstall(void);
+/* Any thread. */
+struct conprof_drain_counters {
+    uint64_t cpu_ns;         /* of all drains so far */
+    uint64_t signal_changes; /* times the signal had to change */
+    uint64_t missing;        /* 1: it should run, and no thread could be had */
+    uint64_t refused;        /* attempts at a thread that failed */
+    uint64_t lost;           /* drains that did not come round any more and were replaced */
+    uint64_t polls;          /* wakings without the timer */
+};
+struct conprof_drain_counters conprof_drain_counters(void);
 
-/* Any thread: CPU time of all drains so far, ns; times the signal had to change. */
-uint64_t conprof_drain_cpu_ns(void);
-uint64_t conprof_drain_signal_changes(void);
+/* Any thread. A wait of ours was given up; how many were, since the session began. */
+void conprof_drain_count_given_up(void);
+uint64_t conprof_drain_given_up(void);
 
 #endif

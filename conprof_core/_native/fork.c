@@ -2,10 +2,12 @@
 #include "fork.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "compat.h"
+#include "calls.h"
+#include "clock.h"
 #include "drain.h"
 #include "heap_table.h"
 #include "lock.h"
@@ -34,7 +36,8 @@ static void
 after_fork_in_child(void)
 {
     atomic_store(&conprof_sampler.is_active, false);
-    atomic_store(&conprof_sampler.drain_tid, 0);
+    conprof_drain_is_gone();
+    conprof_lock_adopt();
     conprof_heap_postfork();
     conprof_unlock();
 }
@@ -46,7 +49,11 @@ conprof_fork_install(void)
     if (!is_installed) {
         is_installed = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) == 0;
     }
+    conprof_lock_adopt();
 }
+
+/* A fork is over by then, or the drain starts again beside it: its hooks belong to anybody. */
+#define FORK_NS UINT64_C(5000000000)
 
 /* CPython 3.12+ warns in the parent when other threads exist at a fork. Ours shall not
  * be a reason: it ends before the fork and starts when os.fork() is through. */
@@ -54,12 +61,16 @@ void
 conprof_fork_prefork(void)
 {
     if (conprof_session_is_running()) {
-        conprof_drain_stop();
-        conprof_drain_await_task_look();
+        uint64_t now = conprof_monotonic_ns();
+        conprof_drain_stop(now + CONPROF_FORK_WAIT_NS);
+        atomic_store(&conprof_drain_due_ns, now + FORK_NS);
+        conprof_calls_await_task_look();
     }
 }
 
-static PyObject *forker; /* owner: GIL holder; the frame that called os.fork(), or NULL */
+/* Owner: GIL holder. The frame that called os.fork() in the main thread, the only one that runs
+ * pending calls, until its drain is started again; or NULL. */
+static PyObject *forker;
 
 /* GIL held. Is this a frame of our own hooks? */
 static bool
@@ -104,6 +115,15 @@ is_in_hooks(void)
     return is_inside;
 }
 
+/* GIL held, behind a fork. */
+static void
+start_again(void)
+{
+    if (conprof_session_is_running() && !conprof_drain_start()) {
+        conprof_calls_trouble();
+    }
+}
+
 /* GIL held, main thread, between two instructions: a pending call. */
 static int
 restart_drain(void *Py_UNUSED(argument))
@@ -112,9 +132,7 @@ restart_drain(void *Py_UNUSED(argument))
         return 0;
     }
     Py_CLEAR(forker);
-    if (conprof_session_is_running()) {
-        conprof_drain_start();
-    }
+    start_again();
     return 0;
 }
 
@@ -131,8 +149,7 @@ conprof_fork_postfork_parent(void)
         Py_XSETREF(forker, find_forker());
     }
     if (!is_main || forker == NULL || Py_AddPendingCall(restart_drain, NULL) != 0) {
-        Py_CLEAR(forker);
-        conprof_drain_start();
+        start_again();
     }
 }
 

@@ -27,6 +27,7 @@
 
 #include "capture.h"
 #include "code_registry.h"
+#include "rouse.h"
 #include "sampler.h"
 
 struct conprof_sampler conprof_sampler;
@@ -41,9 +42,9 @@ count(_Atomic uint64_t *counter, uint64_t by)
 void
 conprof_sampler_call_drain(void)
 {
-    pid_t drain = atomic_load_explicit(&conprof_sampler.drain_tid, memory_order_relaxed);
-    if (drain != 0 && !atomic_exchange(&conprof_sampler.drain_is_called, true)) {
-        syscall(SYS_tgkill, getpid(), drain, conprof_sampler.signal_number);
+    if (atomic_load_explicit(&conprof_sampler.drain_tid, memory_order_relaxed) != 0 &&
+        !atomic_exchange(&conprof_sampler.drain_is_called, true)) {
+        conprof_rouse();
     }
 }
 
@@ -197,6 +198,10 @@ static void
 on_timer(int Py_UNUSED(number), siginfo_t *info, void *Py_UNUSED(context))
 {
     int saved_errno = errno;
+    if (info->si_code == SI_TIMER && info->si_value.sival_int == CONPROF_ROUSE_COOKIE) {
+        conprof_rouse(); /* we are the drain, and CPU was used */
+        return;
+    }
     /* Sequentially consistent with stop(): it clears is_active, then waits for
      * in_handler to be 0. */
     atomic_fetch_add(&conprof_sampler.in_handler, 1);

@@ -13,7 +13,16 @@
 #ifndef CONPROF_LOCK_H
 #define CONPROF_LOCK_H
 
+#include <stdbool.h>
+
 void conprof_lock(void);
 void conprof_unlock(void);
+
+/* The lock free or held by the caller: it is this process's from now on. */
+void conprof_lock_adopt(void);
+
+/* Any thread. Was the lock held by a thread of the parent when this process was forked by the raw
+ * system call? What it guards is in no known state then, for good. */
+bool conprof_lock_is_torn(void);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "code_registry.h"
 #include "blocked.h"
+#include "calls.h"
 #include "context.h"
 #include "drain.h"
 #include "fork.h"
@@ -32,13 +33,13 @@
 static PyObject *
 start(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"rate_hz",      "period_s",     "max_stacks", "tick",
-                            "on_terminate", "wall_rate_hz", "blocked_ms", NULL};
+    static char *names[] = {"rate_hz",    "period_s",     "max_stacks", "tick", "on_terminate",
+                            "on_trouble", "wall_rate_hz", "blocked_ms", NULL};
     unsigned int rate_hz, max_stacks, wall_rate_hz = 0, blocked_ms = 100;
     double period_s;
-    PyObject *tick, *on_terminate;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IdIOOII:start", names, &rate_hz, &period_s,
-                                     &max_stacks, &tick, &on_terminate, &wall_rate_hz,
+    PyObject *tick, *on_terminate, *on_trouble;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$IdIOOOII:start", names, &rate_hz, &period_s,
+                                     &max_stacks, &tick, &on_terminate, &on_trouble, &wall_rate_hz,
                                      &blocked_ms)) {
         return NULL;
     }
@@ -50,18 +51,28 @@ start(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "wall_rate_hz must be 0 to 1000");
         return NULL;
     }
-    conprof_drain_set_callbacks(Py_NewRef(tick), Py_NewRef(on_terminate));
-    if (conprof_session_start(rate_hz, period_s, max_stacks, wall_rate_hz,
-                              (uint64_t)blocked_ms * 1000000u) < 0) {
+    if (conprof_session_is_running()) {
+        PyErr_SetString(PyExc_RuntimeError, "the native session runs already");
         return NULL;
     }
-    Py_RETURN_NONE;
+    conprof_calls_set((struct conprof_callbacks){
+        .tick = Py_NewRef(tick),
+        .terminate = Py_NewRef(on_terminate),
+        .trouble = Py_NewRef(on_trouble),
+    });
+    int is_drained = conprof_session_start(rate_hz, period_s, max_stacks, wall_rate_hz,
+                                           (uint64_t)blocked_ms * 1000000u);
+    if (is_drained < 0) {
+        conprof_calls_set((struct conprof_callbacks){NULL, NULL, NULL});
+        return NULL;
+    }
+    return PyBool_FromLong(is_drained);
 }
 
 static PyObject *
 look_at_tasks(PyObject *Py_UNUSED(module), PyObject *look)
 {
-    conprof_drain_set_task_look(look == Py_None ? NULL : Py_NewRef(look));
+    conprof_calls_set_task_look(look == Py_None ? NULL : Py_NewRef(look));
     Py_RETURN_NONE;
 }
 
@@ -106,7 +117,7 @@ take_window(PyObject *Py_UNUSED(module), PyObject *args)
 static PyObject *
 wake(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
-    conprof_drain_wake();
+    conprof_calls_wake();
     Py_RETURN_NONE;
 }
 
@@ -188,8 +199,10 @@ static PyObject *
 stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     const struct conprof_counters *c = &conprof_sampler.counters;
+    conprof_drain_check();
     conprof_lock();
     struct conprof_offcpu_counters wall = conprof_offcpu_counters();
+    struct conprof_drain_counters drain = conprof_drain_counters();
     const struct {
         const char *name;
         uint64_t value;
@@ -206,7 +219,13 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         {"native_samples", c->native},
         {"handler_ns", c->handler_ns},
         {"accounted_ns", c->accounted_ns},
-        {"drain_cpu_ns", conprof_drain_cpu_ns()},
+        {"drain_cpu_ns", drain.cpu_ns},
+        {"drain_missing", drain.missing},
+        {"drain_lost", drain.lost},
+        {"drain_polls", drain.polls},
+        {"drain_signal_changes", drain.signal_changes},
+        {"own_threads_refused", drain.refused + conprof_calls_refused()},
+        {"waits_given_up", conprof_drain_given_up()},
         {"turns_asked", conprof_turns_asked()},
         {"threads", conprof_threads_count()},
         {"threads_untracked", conprof_threads_refused()},
@@ -252,8 +271,9 @@ self_test(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef functions[] = {
     {"start", (PyCFunction)(void (*)(void))start, METH_VARARGS | METH_KEYWORDS,
-     "start(*, rate_hz, period_s, max_stacks, tick, on_terminate, wall_rate_hz=0, "
-     "blocked_ms=100)"},
+     "start(*, rate_hz, period_s, max_stacks, tick, on_terminate, on_trouble, wall_rate_hz=0, "
+     "blocked_ms=100) -> bool\n\nFalse: no thread can be had for the drain; it is tried again "
+     "while the session runs."},
     {"stop", stop, METH_NOARGS, "Take no more samples; the last window stays to be taken."},
     {"take_window", take_window, METH_VARARGS,
      "take_window(ends_period=True, alive=True)\n\nThe window since the last call. One that ends "

@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "code_registry.h"
 #include "blocked.h"
+#include "calls.h"
 #include "context.h"
 #include "drain.h"
 #include "fork.h"
@@ -24,6 +25,7 @@
 #include "safemem.h"
 #include "sampler.h"
 #include "signals.h"
+#include "terminate.h"
 #include "threads.h"
 
 /* A remainder of process CPU smaller than this waits for the next window. */
@@ -45,6 +47,7 @@ static uint64_t process_start_ns; /* process CPU when the session began */
 static __thread uint32_t requests_charged = REQUESTS_CHARGED;
 
 static _Atomic pid_t session_pid; /* written by: GIL holder; 0: stopped */
+static pid_t state_pid;           /* of whom all this is; owner: GIL holder; 0: of nobody yet */
 
 static int64_t
 unix_ns(void)
@@ -128,6 +131,22 @@ observe_thread(struct conprof_thread *thread, bool is_new)
     }
 }
 
+/* Waits until no handler runs, at most until then; false when one still does. It hardly ever
+ * lasts: a handler waits for nothing. */
+static bool
+wait_for_handlers(uint64_t until_ns)
+{
+    struct timespec pause = {.tv_nsec = 100000};
+    while (atomic_load(&conprof_sampler.in_handler) != 0) {
+        if (conprof_monotonic_ns() >= until_ns) {
+            conprof_drain_count_given_up();
+            return false;
+        }
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
 int
 conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32_t wall_rate_hz,
                       uint64_t blocked_ns)
@@ -135,8 +154,21 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32
     if (conprof_session_is_running()) {
         return fail("the native session runs already");
     }
+    if (state_pid != 0 && state_pid != getpid()) {
+        conprof_session_forget(); /* a fork that ran no hooks of ours */
+    }
+    /* One that stop() gave up may yet write into the ring, and into its thread's slot. */
+    if (!wait_for_handlers(conprof_monotonic_ns() + CONPROF_STOP_WAIT_NS)) {
+        return fail("a handler of the session before has not ended");
+    }
+    if (conprof_lock_is_torn()) {
+        return fail("this process was forked while the native engine was at work");
+    }
     conprof_safemem_init();
-    if (!conprof_threads_init() || !conprof_ring_init(&conprof_sampler.ring)) {
+    conprof_lock(); /* with it no thread of ours is at the ring */
+    bool has_memory = conprof_threads_init() && conprof_ring_init(&conprof_sampler.ring);
+    conprof_unlock();
+    if (!has_memory) {
         PyErr_NoMemory();
         return -1;
     }
@@ -147,6 +179,7 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32
         return -1;
     }
     conprof_fork_install();
+    state_pid = getpid();
     reset_counters();
     conprof_drain_reset();
     conprof_heap_reset_counters();
@@ -172,16 +205,13 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32
     atomic_store(&conprof_sampler.is_paused, false);
     atomic_store(&conprof_sampler.is_active, true);
     atomic_store(&session_pid, getpid());
-    conprof_drain_schedule(period_s);
-    if (!conprof_drain_start()) {
-        conprof_session_stop();
-        return fail("the drain thread could not be started");
-    }
+    conprof_calls_schedule(period_s);
+    bool is_drained = conprof_drain_start();
     conprof_lock();
     conprof_threads_scan(true, true);
     conprof_unlock();
     conprof_terminate_install();
-    return 0;
+    return is_drained;
 }
 
 void
@@ -282,27 +312,18 @@ conprof_session_take_window(bool ends_period, bool has_alive)
     return taken;
 }
 
-/* Waits until no handler runs. It never lasts: a handler waits for nothing. */
-static void
-wait_for_handlers(void)
-{
-    struct timespec pause = {.tv_nsec = 100000};
-    for (int i = 0; i < 10000 && atomic_load(&conprof_sampler.in_handler) != 0; i++) {
-        nanosleep(&pause, NULL);
-    }
-}
-
 void
 conprof_session_stop(void)
 {
     if (!conprof_session_is_running()) {
         return;
     }
+    uint64_t until_ns = conprof_monotonic_ns() + CONPROF_STOP_WAIT_NS;
     conprof_terminate_uninstall();
     Py_BEGIN_ALLOW_THREADS;
-    conprof_drain_stop();
+    conprof_drain_stop(until_ns);
     Py_END_ALLOW_THREADS;
-    conprof_drain_await_task_look();
+    conprof_calls_await_task_look();
     conprof_lock();
     struct conprof_thread *self = conprof_threads_find(own_tid());
     if (self != NULL) {
@@ -311,7 +332,7 @@ conprof_session_stop(void)
     conprof_unlock();
     atomic_store(&conprof_sampler.is_active, false);
     conprof_heap_stop();
-    wait_for_handlers();
+    bool are_handlers_gone = wait_for_handlers(until_ns);
     conprof_lock();
     if (window != NULL) {
         conprof_offcpu_close(window, true);
@@ -327,9 +348,14 @@ conprof_session_stop(void)
     }
     conprof_unlock();
     conprof_registry_uninstall();
-    conprof_registry_reset();
-    conprof_drain_set_callbacks(NULL, NULL);
-    conprof_drain_set_task_look(NULL);
+    if (are_handlers_gone) {
+        conprof_registry_reset();
+    }
+    else {
+        conprof_registry_forget_all();
+    }
+    conprof_calls_set((struct conprof_callbacks){NULL, NULL, NULL});
+    conprof_calls_set_task_look(NULL);
     atomic_store(&session_pid, 0);
 }
 
@@ -343,11 +369,13 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
         return; /* a greenlet that gevent runs as a thread: it begins on the main thread */
     }
     uintptr_t stack_high = own_stack_high();
-    conprof_signal_set old;
-    conprof_signals_block(&old);
+    conprof_lock();
+    if (!atomic_load(&conprof_sampler.is_active)) { /* stopped meanwhile, or about to */
+        conprof_unlock();
+        return;
+    }
     uint64_t uid =
         target == NULL ? 0 : conprof_registry_uid(&conprof_sampler.ring, (uintptr_t)target);
-    conprof_lock();
     bool is_new = conprof_threads_find(own_tid()) == NULL;
     struct conprof_thread *thread =
         conprof_threads_arm(own_tid(), conprof_thread_name_id(name, name_bytes), 0);
@@ -357,7 +385,6 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
         thread->target_uid = uid;
     }
     conprof_unlock();
-    conprof_signals_restore(&old);
     if (is_new) {
         requests_charged = 0;
     }
@@ -397,12 +424,14 @@ with_own_thread(void (*take)(struct conprof_thread *))
 void
 conprof_session_charge_own(void)
 {
+    conprof_drain_check();
     with_own_thread(conprof_sampler_take_labelled_residue);
 }
 
 void
 conprof_session_charge_request(void)
 {
+    conprof_drain_check();
     if (requests_charged < REQUESTS_CHARGED) {
         requests_charged++;
         with_own_thread(conprof_sampler_take_labelled_residue);
@@ -463,19 +492,24 @@ conprof_session_forget(void)
     conprof_blocked_configure(0);
     conprof_gc_pause_forget();
     conprof_terminate_uninstall();
-    conprof_ring_reset(&conprof_sampler.ring);
     conprof_registry_uninstall();
     conprof_registry_reset();
     conprof_lock();
+    conprof_ring_reset(&conprof_sampler.ring);
     conprof_threads_clear(false);
-    conprof_heap_forget();
-    conprof_labels_reset_bindings();
-    conprof_traces_reset();
-    conprof_window_free_locked(window);
+    /* Behind a lock that somebody of the parent held, nothing is whole: it stays as it is, and no
+     * session starts any more in this process. */
+    if (!conprof_lock_is_torn()) {
+        conprof_heap_forget();
+        conprof_labels_reset_bindings();
+        conprof_traces_reset();
+        conprof_window_free_locked(window);
+        conprof_window_forget_cache();
+    }
     window = NULL;
-    conprof_window_forget_cache();
     conprof_unlock();
+    state_pid = getpid();
     /* The callbacks belong to the parent's profiler; Python drops its own. */
-    conprof_drain_set_callbacks(NULL, NULL);
-    conprof_drain_set_task_look(NULL);
+    conprof_calls_set((struct conprof_callbacks){NULL, NULL, NULL});
+    conprof_calls_set_task_look(NULL);
 }

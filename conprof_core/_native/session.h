@@ -9,8 +9,9 @@
 #include "blocked.h"
 #include "compat.h"
 
-/* GIL held. Arms every thread of the process and starts the drain. 0, or -1 with a
- * Python exception; then nothing is left running. `wall_rate_hz`: looks at what does not
+/* GIL held. Arms every thread of the process and starts the drain. 1; 0 when no thread can be had
+ * for the drain, which is tried again as long as the session runs; or -1 with a Python exception,
+ * and then nothing is left running. `wall_rate_hz`: looks at what does not
  * run, a second; 0: none, and no wall time. `blocked_ns`: what a callback of an event loop may
  * take before it counts as blocking. */
 int conprof_session_start(uint32_t rate_hz, double period_s, uint32_t max_stacks,

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "drain.h"
 #include "session.h"
 
 static PyObject *original_bootstrap; /* written by: bootstrap_descriptor */
@@ -94,6 +95,7 @@ static PyObject *
 bootstrap(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
     if (conprof_session_is_running()) {
+        conprof_drain_check();
         begin_thread(self);
     }
     return PyObject_CallOneArg(original_bootstrap, self);

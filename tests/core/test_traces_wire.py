@@ -178,6 +178,7 @@ def test_both_encoders_agree(name: str) -> None:
         max_stacks=1000,
         tick=lambda: 3600.0,
         on_terminate=lambda: None,
+        on_trouble=lambda: None,
         wall_rate_hz=0,
         blocked_ms=100,
     )
