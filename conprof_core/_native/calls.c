@@ -11,6 +11,7 @@
 #include "rouse.h"
 #include "sampler.h"
 #include "session.h"
+#include "signals.h"
 #include "turn.h"
 
 /* While a tick is under way its end says when the next is due; the drain looks so often anyway,
@@ -28,17 +29,6 @@ static _Atomic uint32_t serial;            /* of the callbacks; written by: set 
 /* owner: GIL holder */
 static struct conprof_callbacks callbacks;
 static PyObject *task_look;
-
-void
-conprof_calls_block_signals_but(int number)
-{
-    sigset_t all;
-    sigfillset(&all);
-    if (number > 0) {
-        sigdelset(&all, number);
-    }
-    pthread_sigmask(SIG_SETMASK, &all, NULL);
-}
 
 /* GIL held. The seconds that the callback returned, or -1. */
 static double
@@ -76,7 +66,7 @@ run_tick(void *Py_UNUSED(argument))
 {
     uint32_t began = atomic_load(&serial);
     prctl(PR_SET_NAME, "conprof-export", 0, 0, 0);
-    conprof_calls_block_signals_but(conprof_sampler.signal_number);
+    conprof_signals_keep_out(conprof_sampler.signal_number);
     conprof_session_thread_begin("conprof-export", 14, NULL);
     double seconds = call_python(&callbacks.tick);
     conprof_session_thread_end();
@@ -95,7 +85,7 @@ static void *
 run_task_look(void *Py_UNUSED(argument))
 {
     prctl(PR_SET_NAME, "conprof-tasks", 0, 0, 0);
-    conprof_calls_block_signals_but(conprof_sampler.signal_number);
+    conprof_signals_keep_out(conprof_sampler.signal_number);
     conprof_session_thread_begin("conprof-tasks", 13, NULL);
     double seconds = call_python(&task_look);
     conprof_session_thread_end();

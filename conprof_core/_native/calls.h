@@ -51,8 +51,4 @@ void conprof_calls_terminate(void);
 /* GIL held. Calls `trouble`. */
 void conprof_calls_trouble(void);
 
-/* A thread of ours: signals of the application go to the application's threads. Leaves open
- * `number`, 0: none. */
-void conprof_calls_block_signals_but(int number);
-
 #endif

@@ -26,7 +26,9 @@
 #include "rouse.h"
 #include "sampler.h"
 #include "session.h"
+#include "signals.h"
 #include "terminate.h"
+#include "threads.h"
 #include "turn.h"
 
 #ifndef sigev_notify_thread_id
@@ -175,7 +177,7 @@ arm(struct process_timer *timer)
     memset(&event, 0, sizeof event);
     event.sigev_notify = SIGEV_THREAD_ID;
     event.sigev_signo = conprof_sampler.signal_number;
-    event.sigev_value.sival_int = CONPROF_ROUSE_COOKIE;
+    event.sigev_value.sival_ptr = conprof_timer_value(CONPROF_TIMER_DRAIN);
     event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
     struct itimerspec when = {.it_interval = {.tv_nsec = CONPROF_DRAIN_EVERY_NS},
                               .it_value = {.tv_nsec = CONPROF_DRAIN_EVERY_NS}};
@@ -195,16 +197,23 @@ disarm(struct process_timer *timer)
     }
 }
 
-/* Somebody took our signal: move to another, with all timers. */
+/* Somebody put a handler over ours: ours goes in front again. Where our signal is not libc's we
+ * have to move to another, with all timers. */
 static void
 change_signal(struct process_timer *timer)
 {
+    int before = conprof_sampler.signal_number;
+    int number = conprof_sampler_install();
+    if (number == before) {
+        atomic_fetch_add(&signal_changes, 1);
+        return;
+    }
     disarm(timer);
-    if (conprof_sampler_install() < 0) {
+    if (number < 0) {
         return; /* polling until one can be had */
     }
     atomic_fetch_add(&signal_changes, 1);
-    conprof_calls_block_signals_but(conprof_sampler.signal_number);
+    conprof_signals_keep_out(conprof_sampler.signal_number);
     conprof_session_reconfigure();
     arm(timer);
 }
@@ -246,7 +255,7 @@ run_drain(void *argument)
     struct life *own = argument;
     struct process_timer timer;
     prctl(PR_SET_NAME, "conprof-drain", 0, 0, 0);
-    conprof_calls_block_signals_but(conprof_sampler.signal_number);
+    conprof_signals_keep_out(conprof_sampler.signal_number);
     pid_t self = (pid_t)syscall(SYS_gettid);
     conprof_lock();
     conprof_threads_exclude(self);

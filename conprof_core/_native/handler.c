@@ -29,6 +29,7 @@
 #include "code_registry.h"
 #include "rouse.h"
 #include "sampler.h"
+#include "signals.h"
 
 struct conprof_sampler conprof_sampler;
 
@@ -193,25 +194,39 @@ take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t sta
     }
 }
 
+/* SIGNAL-SAFE. A timer of the drain's or of the self-test's. */
+static void
+note(uint32_t index, const siginfo_t *info)
+{
+    if (index == CONPROF_TIMER_TEST) {
+        atomic_store(&conprof_sampler.tested_timer, info->si_timerid);
+    }
+    else {
+        conprof_rouse(); /* we are the drain, and CPU was used */
+    }
+}
+
 /* Signal context. See the contract on top. */
 static void
-on_timer(int Py_UNUSED(number), siginfo_t *info, void *Py_UNUSED(context))
+on_timer(int number, siginfo_t *info, void *context)
 {
-    int saved_errno = errno;
-    if (info->si_code == SI_TIMER && info->si_value.sival_int == CONPROF_ROUSE_COOKIE) {
-        conprof_rouse(); /* we are the drain, and CPU was used */
+    uint32_t index =
+        info->si_code == SI_TIMER ? conprof_timer_index(info->si_value.sival_ptr) : CONPROF_TIMERS;
+    if (index == CONPROF_TIMERS) {
+        count(&conprof_sampler.counters.foreign, 1);
+        conprof_signals_pass_on(number, info, context); /* may not return */
         return;
     }
+    int saved_errno = errno;
     /* Sequentially consistent with stop(): it clears is_active, then waits for
      * in_handler to be 0. */
     atomic_fetch_add(&conprof_sampler.in_handler, 1);
-    if (atomic_load(&conprof_sampler.is_active)) {
-        struct conprof_thread *thread =
-            info->si_code == SI_TIMER ? conprof_threads_own(info->si_value.sival_int) : NULL;
-        if (thread == NULL) {
-            count(&conprof_sampler.counters.foreign, 1);
-        }
-        else {
+    if (index >= CONPROF_MAX_THREADS) {
+        note(index, info);
+    }
+    else if (atomic_load(&conprof_sampler.is_active)) {
+        struct conprof_thread *thread = conprof_threads_own(index, info);
+        if (thread != NULL) {
             uint64_t began = conprof_cpu_own_ns();
             count(&conprof_sampler.counters.signals, 1);
             count(&conprof_sampler.counters.overruns, (uint64_t)info->si_overrun);
@@ -263,40 +278,18 @@ conprof_sampler_emit(uint64_t frame, uint32_t name_id, uint64_t cpu_ns)
     emit_one(&draft, frame);
 }
 
-static bool
-is_ours(const struct sigaction *action)
-{
-    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_timer;
-}
-
 bool
 conprof_sampler_is_installed(void)
 {
-    struct sigaction now;
-    return conprof_sampler.signal_number != 0 &&
-           sigaction(conprof_sampler.signal_number, NULL, &now) == 0 && is_ours(&now);
+    return conprof_signals_is_installed(conprof_sampler.signal_number, on_timer);
 }
 
 int
 conprof_sampler_install(void)
 {
-    struct sigaction ours = {0};
-    ours.sa_sigaction = on_timer;
-    sigemptyset(&ours.sa_mask);
-    ours.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
-    /* Real-time signals, from near the top: SIGPROF belongs to other profilers and
-     * to users' own handlers, the lowest ones to threading libraries, the very last
-     * to debuggers. */
-    for (int number = SIGRTMAX - 3; number > SIGRTMIN + 3; number--) {
-        struct sigaction now;
-        if (sigaction(number, NULL, &now) != 0) {
-            continue;
-        }
-        bool is_free = !(now.sa_flags & SA_SIGINFO) && now.sa_handler == SIG_DFL;
-        if (is_ours(&now) || (is_free && sigaction(number, &ours, NULL) == 0)) {
-            conprof_sampler.signal_number = number;
-            return number;
-        }
+    int number = conprof_signals_install(on_timer);
+    if (number > 0) {
+        conprof_sampler.signal_number = number;
     }
-    return -1;
+    return number;
 }

@@ -10,10 +10,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The value that comes with the signal of the drain's own timer; those of threads' timers are
- * indices, 0 and above. Its handler calls conprof_rouse and does nothing else. */
-#define CONPROF_ROUSE_COOKIE (-1)
-
 /* SIGNAL-SAFE, any thread. The drain looks at everything soon. */
 void conprof_rouse(void);
 

@@ -53,7 +53,7 @@ struct conprof_counters {
     _Atomic uint64_t unwalkable;     /* walks given up for good */
     _Atomic uint64_t truncated;      /* stacks cut */
     _Atomic uint64_t overruns;       /* periods that the kernel merged into one signal */
-    _Atomic uint64_t foreign;        /* signals that no timer of ours sent */
+    _Atomic uint64_t foreign;        /* signals that no timer of ours sent: passed on */
     _Atomic uint64_t subinterpreter; /* samples in other interpreters */
     _Atomic uint64_t native;         /* samples of threads without Python state */
     _Atomic uint64_t handler_ns;     /* CPU time inside the handler */
@@ -69,14 +69,14 @@ struct conprof_sampler {
     _Atomic pid_t drain_tid;         /* written by: drain; 0 while none runs */
     atomic_bool drain_is_called;     /* written by: handlers and drain */
     _Atomic int signal_number;       /* written by: session, while nothing is armed */
+    _Atomic int tested_timer;        /* written by: self-test; handlers, to the id of its timer */
     PyInterpreterState *interpreter; /* immutable while active: the only one sampled */
 };
 
 extern struct conprof_sampler conprof_sampler;
 
-/* Any context but a handler. Installs the handler on a free real-time signal and
- * returns its number, or -1 when all are taken. The handler is never removed: a
- * signal may be pending. */
+/* Any context but a handler, one thread at a time. Installs the handler, in front of whatever
+ * stands there, and returns its signal, or -1 (signals.h). */
 int conprof_sampler_install(void);
 
 /* Any context. Does the handler of our signal still stand? */

@@ -2,6 +2,7 @@
  * own means with what CPython says. */
 #include "self_test.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +12,14 @@
 
 #include "context.h"
 #include "safemem.h"
+#include "sampler.h"
+#include "signals.h"
 #include "threads.h"
 #include "unwind.h"
+
+#ifndef sigev_notify_thread_id
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
 
 /* Does the kernel let a process read itself, and refuse what is not there? */
 static const char *
@@ -29,19 +36,56 @@ check_safe_read(void)
     return NULL;
 }
 
+/* How much CPU the wait for a timer may take: ticks of the kernel are at most 10 ms apart. */
+#define TIMER_TEST_NS 200000000u
+
+/* Runs until the timer of a thread's CPU clock has called the handler, or for the time given. */
+static bool
+waits_for(timer_t timer)
+{
+    struct itimerspec soon = {.it_value = {.tv_nsec = 1}};
+    uint64_t until = conprof_cpu_own_ns() + TIMER_TEST_NS;
+    atomic_store(&conprof_sampler.tested_timer, -1);
+    if (timer_settime(timer, 0, &soon, NULL) != 0) {
+        return false;
+    }
+    while (atomic_load(&conprof_sampler.tested_timer) == -1 && conprof_cpu_own_ns() < until) {
+    }
+    /* The handler knows a thread's timer by this. */
+    return atomic_load(&conprof_sampler.tested_timer) == (int)(intptr_t)timer;
+}
+
+/* Does a timer on this thread's CPU clock call our handler? In earnest, as a sandbox or an
+ * emulator may offer each call and do nothing. */
 static const char *
 check_timer(void)
 {
+    int number = conprof_sampler_install();
+    pid_t self = (pid_t)syscall(SYS_gettid);
     timer_t timer;
     struct sigevent event;
-    memset(&event, 0, sizeof event);
-    event.sigev_notify = SIGEV_NONE;
-    if (conprof_cpu_of_ns((pid_t)syscall(SYS_gettid)) == 0 ||
-        timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) != 0) {
-        return "timers on thread CPU clocks are refused";
+    if (number < 0) {
+        return "no signal can be had for the timers";
     }
+    memset(&event, 0, sizeof event);
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = number;
+    event.sigev_value.sival_ptr = conprof_timer_value(CONPROF_TIMER_TEST);
+    event.sigev_notify_thread_id = self;
+    if (conprof_cpu_of_ns(self) == 0) {
+        return "CPU clocks of threads are refused";
+    }
+    if (timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &timer) != 0) {
+        return errno == EAGAIN ? "no timer can be had: the limit of pending signals "
+                                 "(RLIMIT_SIGPENDING, ulimit -i) is used up"
+                               : "timers on thread CPU clocks are refused";
+    }
+    conprof_signal_set before;
+    conprof_signals_unblock(number, &before);
+    bool is_called = waits_for(timer);
+    conprof_signals_restore(&before);
     timer_delete(timer);
-    return NULL;
+    return is_called ? NULL : "a timer on a thread's CPU clock does not call its handler";
 }
 
 /* The walk against the frames that Python sees. A frame that Python hides (not yet
@@ -118,8 +162,9 @@ const char *
 conprof_self_test(void)
 {
     const char *failed = check_safe_read();
-    failed = failed != NULL ? failed : check_timer();
     failed = failed != NULL ? failed : check_walk();
     failed = failed != NULL ? failed : check_labels();
+    /* The last: it installs the handler, and that stays. */
+    failed = failed != NULL ? failed : check_timer();
     return failed;
 }

@@ -173,7 +173,7 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32
         return -1;
     }
     if (conprof_sampler_install() < 0) {
-        return fail("every real-time signal is taken");
+        return fail("no signal can be had for the timers");
     }
     if (conprof_registry_install() < 0) {
         return -1;

@@ -17,6 +17,7 @@
 #include "rouse.h"
 #include "sampler.h"
 #include "session.h"
+#include "signals.h"
 #include "turn.h"
 
 /* Between two looks at how the sending thread fares with the GIL. */
@@ -108,7 +109,7 @@ static void *
 run_terminate(void *argument)
 {
     prctl(PR_SET_NAME, "conprof-export", 0, 0, 0);
-    conprof_calls_block_signals_but(0);
+    conprof_signals_keep_out(0);
     conprof_calls_terminate();
     atomic_store(&last_answered, (uint32_t)(uintptr_t)argument);
     conprof_futex_wake(&last_answered);

@@ -54,15 +54,39 @@ conprof_threads_init(void)
     return true;
 }
 
-struct conprof_thread *
-conprof_threads_own(int index)
+static char values[CONPROF_TIMERS]; /* only its addresses are used */
+
+void *
+conprof_timer_value(uint32_t index)
 {
-    if (index < 0 || (uint32_t)index >= CONPROF_MAX_THREADS) {
+    return &values[index];
+}
+
+uint32_t
+conprof_timer_index(const void *value)
+{
+    uintptr_t offset = (uintptr_t)value - (uintptr_t)values;
+    return offset < CONPROF_TIMERS ? (uint32_t)offset : CONPROF_TIMERS;
+}
+
+/* The kernel's id of a timer, which comes with its signals: it is what libc's timer_t holds (the
+ * self-test compares). No two timers of a process have one at a time, and ids are not
+ * used again until the kernel's counter has gone round. */
+static inline int
+kernel_id(timer_t timer)
+{
+    return (int)(intptr_t)timer;
+}
+
+struct conprof_thread *
+conprof_threads_own(uint32_t index, const siginfo_t *info)
+{
+    struct conprof_thread *thread = &threads[index];
+    if (atomic_load_explicit(&thread->tid, memory_order_acquire) == 0) {
         return NULL;
     }
-    struct conprof_thread *thread = &threads[index];
-    pid_t tid = atomic_load_explicit(&thread->tid, memory_order_acquire);
-    return tid == (pid_t)syscall(SYS_gettid) ? thread : NULL;
+    timer_t timer = atomic_load_explicit(&thread->timer, memory_order_relaxed);
+    return kernel_id(timer) == info->si_timerid ? thread : NULL;
 }
 
 static inline uint64_t
@@ -160,7 +184,7 @@ start_timer(struct conprof_thread *thread, pid_t tid)
     memset(&event, 0, sizeof event);
     event.sigev_notify = SIGEV_THREAD_ID;
     event.sigev_signo = timer_signal;
-    event.sigev_value.sival_int = (int)(thread - threads);
+    event.sigev_value.sival_ptr = conprof_timer_value((uint32_t)(thread - threads));
     event.sigev_notify_thread_id = tid;
     timer_t timer;
     if (timer_create(clock_of(tid), &event, &timer) != 0) {

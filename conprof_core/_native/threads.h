@@ -11,6 +11,7 @@
 #ifndef CONPROF_THREADS_H
 #define CONPROF_THREADS_H
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -65,9 +66,20 @@ struct conprof_thread {
 /* Maps the table. False without memory. */
 bool conprof_threads_init(void);
 
-/* SIGNAL-SAFE. The slot of an index that came with a signal, if the calling thread
- * owns it; else NULL. */
-struct conprof_thread *conprof_threads_own(int index);
+/* What a timer of ours sends with its signal, by which the handler knows it from anybody else's:
+ * an address within an array of ours. An index is that of a slot, or one of those below. */
+#define CONPROF_TIMER_DRAIN CONPROF_MAX_THREADS       /* the drain's, on the process's CPU clock */
+#define CONPROF_TIMER_TEST (CONPROF_MAX_THREADS + 1u) /* the self-test's */
+#define CONPROF_TIMERS (CONPROF_MAX_THREADS + 2u)
+void *conprof_timer_value(uint32_t index);
+
+/* SIGNAL-SAFE. The index of a value of ours, of this session or an earlier one; else
+ * CONPROF_TIMERS. */
+uint32_t conprof_timer_index(const void *value);
+
+/* SIGNAL-SAFE. The slot of an index below CONPROF_MAX_THREADS that came with a signal, if the
+ * timer that sent it is still the slot's, so that the calling thread owns it; else NULL. */
+struct conprof_thread *conprof_threads_own(uint32_t index, const siginfo_t *info);
 
 /* SIGNAL-SAFE. CPU clocks in nanoseconds: the calling thread's, another thread's
  * (0 when it is gone), the process's. */

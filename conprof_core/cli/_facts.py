@@ -104,10 +104,12 @@ def _engine(config: Config, problems: list[str]) -> dict[str, Any]:
 
 def _signal(number: int) -> str:
     if not number:
-        return "a free real-time signal, chosen at start"
+        return "the one that libc keeps for itself, from the start on"
     import signal
 
-    return f"SIGRTMIN+{number - signal.SIGRTMIN} ({number})"
+    if number < signal.SIGRTMIN:
+        return f"number {number}, which libc keeps for itself"
+    return f"SIGRTMIN+{number - signal.SIGRTMIN} ({number}), which was free"
 
 
 def _configuration(loaded: Loaded) -> list[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""Signals that belong to others: we install no SIGSEGV handler, use no SIGPROF, and give way."""
+"""Signals that belong to others: we install no SIGSEGV handler and use no SIGPROF, and what an
+application does with all signals is as without us."""
 
 from __future__ import annotations
 
@@ -83,22 +84,105 @@ assert captured.cpu_ns("burn") > 0.35e9
     )
 
 
-def test_it_moves_to_another_signal_when_its_own_is_taken() -> None:
+ALL = "signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}"
+
+
+def test_an_application_that_handles_all_signals_gets_none_of_ours() -> None:
     run_script(
-        PRELUDE
-        + """
-with capture() as captured:
-    burn(0.25)  # the drain looks every 0.1 s: between two looks
-    first = _native.stats()["signal_number"]
-    taken = []
-    signal.signal(first, lambda number, frame: taken.append(number))
-    burn(0.6)
-    stats = _native.stats()
-    assert stats["signal_number"] != first, stats
+        f"""{PRELUDE}
+got = {{}}
+with capture(cpu_profile_rate=1000) as captured:
+    for number in {ALL}:
+        signal.signal(number, lambda number, frame: got.update({{number: got.get(number, 0) + 1}}))
+    burn(0.5)
+burn(0.2)
+assert got == {{}}, got
+assert captured.cpu_ns("burn") > 0.4e9, captured.cpu_ns()
+"""
+    )
+
+
+@pytest.mark.parametrize("action", ["SIG_DFL", "SIG_IGN"])
+def test_an_application_that_resets_all_signals_lives_and_is_profiled(action: str) -> None:
+    run_script(
+        f"""{PRELUDE}
+with capture(cpu_profile_rate=1000) as captured:
+    for number in {ALL}:
+        signal.signal(number, signal.{action})
+    for number in range(1, 65):  # as daemons do in C: whatever number there is
+        libc.signal(number, {1 if action == "SIG_IGN" else 0})
     burn(0.3)
-assert taken, "the premise: a signal of ours reached the other handler"
-assert captured.cpu_ns("burn") > 1.05e9, captured.cpu_ns()
-assert signal.getsignal(first) is not signal.SIG_DFL
+    before = _native.stats()["signals"]
+    burn(0.2)
+    assert _native.stats()["signals"] - before > 10
+burn(0.2)
+assert captured.cpu_ns("burn") > 0.4e9, captured.cpu_ns()
+"""
+    )
+
+
+@pytest.mark.parametrize("wait", ["sigwait", "sigtimedwait", "signalfd"])
+def test_none_of_ours_comes_out_of_a_wait_for_all_signals(wait: str) -> None:
+    """All blocked, and one thread that waits for them: as manuals advise for threaded daemons."""
+    run_script(
+        f"""{PRELUDE}
+import select
+everything = {ALL} - {{signal.SIGTERM}}
+signal.pthread_sigmask(signal.SIG_BLOCK, everything)
+every = (ctypes.c_byte * 128)()
+libc.sigfillset(every)
+
+def wait_for_one():
+    if {wait!r} == "sigwait":
+        return int(signal.sigwait(everything))
+    if {wait!r} == "sigtimedwait":
+        return signal.sigtimedwait(everything, 20).si_signo
+    fd = libc.signalfd(-1, every, 0)
+    assert select.select([fd], [], [], 20)[0]
+    number = int.from_bytes(os.read(fd, 128)[:4], sys.byteorder)
+    os.close(fd)
+    return number
+
+with capture(cpu_profile_rate=1000) as captured:
+    got = []
+    for _ in range(5):
+        burn(0.05)
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.start()
+        got.append(wait_for_one())
+        timer.join()
+assert got == [signal.SIGUSR1] * 5, got
+assert _native.stats()["signals"] > 20
+assert captured.cpu_ns("burn") > 0.2e9, captured.cpu_ns()
+"""
+    )
+
+
+@pytest.mark.parametrize("where", ["thread", "process", "exec"])
+def test_blocked_signals_keep_nobody_from_being_sampled(where: str) -> None:
+    """In one thread, as client libraries do; in all; inherited by the program that exec begins."""
+    run_script(
+        f"""{PRELUDE}
+import conprof_core as conprof
+if {where!r} != "thread":
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+if {where!r} == "exec" and "AGAIN" not in os.environ:
+    os.environ["AGAIN"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+def consume():
+    if {where!r} == "thread":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    with conprof.labels(job="consume"):
+        burn(0.4)
+
+with capture() as captured:
+    thread = threading.Thread(target=consume)
+    thread.start()
+    thread.join()
+    assert len(signal.pthread_sigmask(signal.SIG_BLOCK, [])) > 30 or {where!r} == "thread"
+assert captured.cpu_ns(job="consume") > 0.35e9, captured.cpu_ns()
+assert captured.cpu_ns("burn", job="consume") > 0.35e9, captured.cpu_ns("burn")
 """
     )
 

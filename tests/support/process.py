@@ -53,7 +53,7 @@ class Result:
     def describe(self) -> str:
         """Return the end of the process in words."""
         how = (
-            f"signal {signal.Signals(-self.returncode).name}"
+            f"signal {_name_of_signal(-self.returncode)}"
             if self.returncode < 0
             else f"status {self.returncode}"
         )
@@ -61,6 +61,14 @@ class Result:
             f"ended with {how} after {self.seconds:.1f} s\n"
             f"--- stdout\n{self.stdout[-8000:]}\n--- stderr\n{self.stderr[-8000:]}"
         )
+
+
+def _name_of_signal(number: int) -> str:
+    """Return the name of a signal; real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
 
 
 class Running:
