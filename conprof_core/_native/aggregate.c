@@ -490,24 +490,27 @@ conprof_window_add(struct conprof_window *window, const uint64_t *words, uint32_
         .record = (struct conprof_label_record *)(uintptr_t)words[CONPROF_SAMPLE_RECORD],
         .cell_id = words[CONPROF_SAMPLE_CELL],
         .trace = *trace};
+    uint32_t flags = (uint32_t)words[CONPROF_SAMPLE_NAME] & CONPROF_SAMPLE_FLAGS;
+    uint32_t events = (uint32_t)words[CONPROF_SAMPLE_NAME] & ~CONPROF_SAMPLE_FLAGS;
+    if (flags & CONPROF_IS_UNSURE && !conprof_labels_is_known(marks.record)) {
+        marks.record = conprof_labels_empty();
+    }
     struct conprof_row *row =
         conprof_window_row(window, words + CONPROF_SAMPLE_FRAMES, n - CONPROF_SAMPLE_FRAMES, &marks,
                            (uint32_t)(words[CONPROF_SAMPLE_NAME] >> 32));
-    if (row != NULL && (uint32_t)words[CONPROF_SAMPLE_NAME] & CONPROF_IS_RESIDUE) {
+    if (row != NULL && flags & CONPROF_IS_RESIDUE) {
         uint64_t residue_ns = words[CONPROF_SAMPLE_CPU_NS];
         row->residue_ns += residue_ns;
         window->totals[CONPROF_COLUMN_CPU_NS] += residue_ns;
         window->totals[CONPROF_COLUMN_WALL_NS] += window->has_wall ? residue_ns : 0;
         return NULL;
     }
-    conprof_window_charge(window, row, CONPROF_COLUMN_SAMPLES,
-                          (uint32_t)words[CONPROF_SAMPLE_NAME]);
+    conprof_window_charge(window, row, CONPROF_COLUMN_SAMPLES, events);
     conprof_window_charge(window, row, CONPROF_COLUMN_CPU_NS, words[CONPROF_SAMPLE_CPU_NS]);
     /* The drain is no thread of the application: its wall time is nobody's. */
     if (window->has_wall &&
         words[CONPROF_SAMPLE_FRAMES] != conprof_frame_word(CONPROF_UID_DRAIN, 0)) {
-        conprof_window_charge(window, row, CONPROF_COLUMN_WALL_SAMPLES,
-                              (uint32_t)words[CONPROF_SAMPLE_NAME]);
+        conprof_window_charge(window, row, CONPROF_COLUMN_WALL_SAMPLES, events);
         conprof_window_charge(window, row, CONPROF_COLUMN_WALL_NS, words[CONPROF_SAMPLE_CPU_NS]);
     }
     return row;

@@ -3,6 +3,7 @@
 
 #include "code_registry.h"
 #include "context.h"
+#include "safemem.h"
 #include "sampler.h"
 
 struct conprof_marks
@@ -22,6 +23,30 @@ conprof_capture_marks(const PyThreadState *ts)
         marks.trace = cell->trace;
     }
     marks.record = atomic_load_explicit(&cell->record, memory_order_acquire);
+    return marks;
+}
+
+struct conprof_marks
+conprof_capture_far_marks(const PyThreadState *copy)
+{
+    struct conprof_marks marks = conprof_marks_none();
+    uintptr_t at = conprof_context_remote_cell(copy);
+    conprof_label_cell cell;
+    if (at == 0 || !conprof_safe_read(&cell, at, sizeof cell)) {
+        return marks;
+    }
+    if (atomic_load(&cell.is_provisional)) {
+        /* Before the record and the trace are read: who changes them then looks here. */
+        conprof_labels_mark_looked(cell.id);
+        marks.cell_id = cell.id;
+        if (!conprof_safe_read(&cell, at, sizeof cell)) {
+            return conprof_marks_none();
+        }
+    }
+    if (atomic_load(&cell.has_trace)) {
+        marks.trace = cell.trace;
+    }
+    marks.record = atomic_load(&cell.record);
     return marks;
 }
 

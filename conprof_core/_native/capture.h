@@ -12,9 +12,15 @@
 #include "unwind.h"
 
 /* SIGNAL-SAFE. What the cell of `ts`'s context says, or no cell. `ts` is the calling
- * thread's own state. The record stays alive while the caller counts in
- * conprof_sampler.in_handler, and while a record in the ring names it. */
+ * thread's own state, or a copy, and attached: then the context cannot die, and is changed by this
+ * thread only; its tree is immutable, and a new one is stored before the old one is let go
+ * (Python/context.c: contextvar_set, context_enter and _exit). The record stays alive while the
+ * caller counts in conprof_sampler.in_handler, and while a record in the ring names it. */
 struct conprof_marks conprof_capture_marks(const PyThreadState *ts);
+
+/* SIGNAL-SAFE, any thread. The same of a copied state of which nothing may be dereferenced. The
+ * record may be dead: who takes it under the session lock asks conprof_labels_is_known. */
+struct conprof_marks conprof_capture_far_marks(const PyThreadState *copy);
 
 /* SIGNAL-SAFE. Words that a record needs at its end for a trace. */
 static inline uint32_t

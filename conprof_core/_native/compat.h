@@ -21,6 +21,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/types.h>
+#include <ucontext.h>
 
 #if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x03100000
 #error "conprof's native engine knows CPython 3.11 to 3.15"
@@ -72,9 +73,8 @@ conprof_owner_is_entry(char owner)
 #endif
 }
 
-/* The innermost frame of a thread. May run in signal context: `ts` must be the
- * calling thread's own state. On 3.11 and 3.12 the value can be stale for a few
- * instructions, so it is only a candidate until the walk has validated it. */
+/* The innermost frame of the calling thread, whose state `ts` is, and is attached. Not in signal
+ * context: before 3.13 what it reads may lie on a signal stack that is gone. */
 static inline const conprof_frame *
 conprof_current_frame(const PyThreadState *ts)
 {
@@ -82,6 +82,22 @@ conprof_current_frame(const PyThreadState *ts)
     return ts->current_frame;
 #else
     return ts->cframe == NULL ? NULL : ts->cframe->current_frame;
+#endif
+}
+
+/* The innermost frame, where a copy of the thread's state tells it; false before 3.13. May run in
+ * signal context. The value can be stale for a few instructions, so it is only a candidate until
+ * the walk has validated it. */
+static inline bool
+conprof_current_frame_in(const PyThreadState *copy, uintptr_t *frame)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    *frame = (uintptr_t)copy->current_frame;
+    return true;
+#else
+    (void)copy;
+    (void)frame;
+    return false;
 #endif
 }
 
@@ -129,14 +145,16 @@ conprof_gil_holder(uintptr_t gil)
     return locked == 1 ? holder : 0;
 }
 
+/* Is the asyncio loop that runs in a thread kept in the thread's state, behind the part that has
+ * public names (pycore_tstate.h)? Before 3.13 it is kept in the thread's dictionary. */
+#define CONPROF_LOOP_IS_IN_STATE (PY_VERSION_HEX >= 0x030D0000)
+
+#if !CONPROF_LOOP_IS_IN_STATE
 /* GIL held. The asyncio loop that runs in a thread, borrowed; NULL or None where none does.
  * Runs no Python code and makes no object that the collector knows. */
 static inline PyObject *
-conprof_running_loop(PyThreadState *ts)
+conprof_running_loop_in_dict(PyThreadState *ts)
 {
-#if PY_VERSION_HEX >= 0x030D0000
-    return ((_PyThreadStateImpl *)ts)->asyncio_running_loop;
-#else
     PyObject *found =
         ts->dict == NULL ? NULL : PyDict_GetItemString(ts->dict, "__asyncio_running_event_loop__");
 #if PY_VERSION_HEX < 0x030C0000
@@ -150,8 +168,8 @@ conprof_running_loop(PyThreadState *ts)
     found = is_holder ? ((struct holder *)found)->loop : NULL;
 #endif
     return found;
-#endif
 }
+#endif
 
 /* The frame below which there is nothing: NULL, or on 3.15 a sentinel inside
  * the thread state. May run in signal context. */
@@ -219,16 +237,6 @@ conprof_frame_instruction(const conprof_frame *f)
 #define CONPROF_CODE_FIRST_INSTRUCTION offsetof(PyCodeObject, co_code_adaptive)
 #define CONPROF_GENERATOR_FRAME_OFFSET offsetof(PyGenObject, gi_iframe)
 
-/* May a generator's frame be read without the kernel's help? Only where a walk
- * after every single instruction found no moment at which the chain names
- * memory that is no generator (measured on 3.13). Elsewhere the read goes
- * through conprof_safe_read. */
-#if PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030E0000
-#define CONPROF_GENERATOR_READ_DIRECT 1
-#else
-#define CONPROF_GENERATOR_READ_DIRECT 0
-#endif
-
 /* How the death of a code object becomes known: a watcher where there is one,
  * the type's own deallocator before. */
 #if PY_VERSION_HEX >= 0x030C0000
@@ -237,8 +245,8 @@ conprof_frame_instruction(const conprof_frame *f)
 #define CONPROF_HAVE_CODE_WATCHER 0
 #endif
 
-/* The calling thread's Python state, or NULL. May run in signal context: both
- * calls only read thread-local storage. */
+/* The calling thread's Python state, or NULL. Not in signal context: libpython's thread-local
+ * storage may be touched, which may allocate. */
 static inline PyThreadState *
 conprof_own_thread_state(void)
 {
@@ -255,6 +263,33 @@ conprof_own_thread_state(void)
     }
     return PyGILState_GetThisThreadState();
 }
+
+/* What is read of a thread state: all before this field and the field itself. */
+#define CONPROF_STATE_BYTES (offsetof(PyThreadState, datastack_limit) + sizeof(PyObject **))
+
+/* May run in signal context, given a copy of the calling thread's own state and where it lies: is
+ * it attached, that is, does the thread hold the GIL? It is set after the GIL was taken and cleared
+ * before it is given away (Python/pystate.c: tstate_activate and tstate_deactivate on 3.12,
+ * _PyThreadState_Attach and detach_thread from 3.13 on). On 3.11 one variable of the process names
+ * the state that holds the GIL. */
+static inline bool
+conprof_state_is_attached(const PyThreadState *copy, uintptr_t at)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)at;
+    return copy->state == 1; /* _Py_THREAD_ATTACHED */
+#elif PY_VERSION_HEX >= 0x030C0000
+    (void)at;
+    return copy->_status.active;
+#else
+    (void)copy;
+    return (uintptr_t)_PyThreadState_UncheckedGet() == at;
+#endif
+}
+
+/* Does PyGILState_GetThisThreadState read thread-local storage, instead of asking
+ * pthread_getspecific (which allocates nothing)? */
+#define CONPROF_STATE_IS_IN_TLS (PY_VERSION_HEX >= 0x030F0000)
 
 /* Is the main interpreter the only one? Any thread. Whoever runs in another gets the answer no, as
  * that one was put in front of the list before it ran anything. 3.11's interpreters share GIL and
@@ -281,6 +316,21 @@ conprof_interpreters_are_where_expected(void)
 #else
 #define CONPROF_POOL_BYTES (1 << 14)
 #endif
+
+/* May run in signal context: the stack pointer of what a signal interrupted, by its third
+ * argument. 0 where the machine is not known. */
+static inline uintptr_t
+conprof_interrupted_stack(const void *context)
+{
+#if defined(__x86_64__)
+    return (uintptr_t)((const ucontext_t *)context)->uc_mcontext.gregs[15]; /* REG_RSP */
+#elif defined(__aarch64__)
+    return (uintptr_t)((const ucontext_t *)context)->uc_mcontext.sp;
+#else
+    (void)context;
+    return 0;
+#endif
+}
 
 /* Nodes of the HAMT that holds a context's variables; private to CPython's
  * hamt.c and unchanged from 3.7 to 3.15. */

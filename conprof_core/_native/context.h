@@ -11,7 +11,8 @@
 #include "labels.h"
 
 /* GIL held. Learns the tree's node types from contexts made for the purpose (they
- * have no public name). 0, or -1 with a Python exception. */
+ * have no public name); where that cannot be, no cell is ever found. 0, or -1 with a Python
+ * exception. */
 int conprof_context_init(void);
 
 /* SIGNAL-SAFE. The cell in `ts`'s current context, borrowed, or NULL. `ts` must be

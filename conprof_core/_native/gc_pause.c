@@ -40,8 +40,8 @@ emit(uint32_t generation, bool is_placed)
 {
     struct conprof_stack stack = {.leaf_count = 0};
     struct conprof_ring_slot slot;
-    const PyThreadState *ts = conprof_own_thread_state();
-    if (ts == NULL || ts->interp != conprof_sampler.interpreter) {
+    const PyThreadState *ts = PyThreadState_Get();
+    if (ts->interp != conprof_sampler.interpreter) {
         return;
     }
     struct conprof_marks marks = conprof_marks_none();

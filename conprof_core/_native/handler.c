@@ -30,6 +30,7 @@
 #include "rouse.h"
 #include "sampler.h"
 #include "signals.h"
+#include "state.h"
 
 struct conprof_sampler conprof_sampler;
 
@@ -56,7 +57,7 @@ struct draft {
     uint64_t loop;
     uint32_t name_id;
     uint32_t events;
-    uint32_t flags; /* CONPROF_IS_RESIDUE or 0 */
+    uint32_t flags; /* CONPROF_IS_RESIDUE, CONPROF_IS_UNSURE */
 };
 
 /* SIGNAL-SAFE. Writes the words before the frames; false when the ring is full. */
@@ -132,32 +133,56 @@ idle_frame(const struct conprof_thread *thread)
                                    : conprof_frame_word(CONPROF_UID_NATIVE, thread->name_id);
 }
 
+/* SIGNAL-SAFE. Whose state is in the scratch of `thread`, which the calling thread owns; `at`:
+ * where it lies. The draft gets its marks. */
+static enum conprof_hold
+look_at_state(struct conprof_thread *thread, struct draft *draft, uintptr_t *at)
+{
+    PyThreadState *state = &thread->scratch->state;
+    enum conprof_hold hold = conprof_state_own(state, at);
+    if (hold == CONPROF_HOLD_NONE || state->interp != conprof_sampler.interpreter) {
+        return hold;
+    }
+    if (hold == CONPROF_HOLD_ATTACHED) {
+        draft->marks = conprof_capture_marks(state);
+    }
+    else {
+        draft->marks = conprof_capture_far_marks(state);
+        draft->flags |= CONPROF_IS_UNSURE;
+    }
+    return hold;
+}
+
 /* SIGNAL-SAFE. Samples the calling thread, which owns `thread`. True when the
- * weight was emitted. `stack_low` is an address below all its live C frames. */
+ * weight was emitted. `interrupted` is the stack pointer of its live C frames. */
 static bool
-sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_t stack_low)
+sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_t interrupted)
 {
     struct draft draft = {.cpu_ns = cpu_ns,
                           .marks = conprof_marks_none(),
                           .name_id = thread->name_id,
                           .events = events};
-    const PyThreadState *ts = conprof_own_thread_state();
-    if (ts == NULL) {
+    struct conprof_scratch *scratch = thread->scratch;
+    uintptr_t at;
+    enum conprof_hold hold = look_at_state(thread, &draft, &at);
+    if (hold == CONPROF_HOLD_NONE) {
         count(&conprof_sampler.counters.native, 1);
         return emit_one(&draft, idle_frame(thread));
     }
-    if (ts->interp != conprof_sampler.interpreter) {
+    if (scratch->state.interp != conprof_sampler.interpreter) {
         count(&conprof_sampler.counters.subinterpreter, 1);
         return emit_one(&draft, conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0));
     }
-    draft.marks = conprof_capture_marks(ts);
     uint32_t loop = atomic_load_explicit(&thread->loop, memory_order_relaxed);
-    draft.loop = loop == 0 ? 0 : ts->context_ver << CONPROF_LOOP_BITS | loop;
-    switch (conprof_unwind(ts, stack_low, thread->stack_high, &thread->stack)) {
+    draft.loop = loop == 0 ? 0 : scratch->state.context_ver << CONPROF_LOOP_BITS | loop;
+    /* On an alternate signal stack, or one that a library made, nothing is known of the stack. */
+    bool is_own = interrupted >= thread->stack_low && interrupted < thread->stack_high;
+    switch (conprof_scratch_walk(scratch, at, hold == CONPROF_HOLD_ATTACHED, interrupted,
+                                 is_own ? thread->stack_high : interrupted)) {
     case CONPROF_WALK_EMPTY:
         return emit_one(&draft, idle_frame(thread));
     case CONPROF_WALK_OK:
-        if (emit_stack(&draft, &thread->stack)) {
+        if (emit_stack(&draft, &scratch->stack)) {
             thread->failures = 0;
             return true;
         }
@@ -176,7 +201,7 @@ sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_
 
 /* SIGNAL-SAFE. Samples or discards the CPU time from the last sample to `now`. */
 static void
-take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t stack_low)
+take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t interrupted)
 {
     uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
     if (now <= last) {
@@ -187,7 +212,7 @@ take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t sta
         count(&conprof_sampler.counters.accounted_ns, now - last);
     }
     else {
-        is_done = sample(thread, now - last, events, stack_low);
+        is_done = sample(thread, now - last, events, interrupted);
     }
     if (is_done) {
         atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);
@@ -230,7 +255,7 @@ on_timer(int number, siginfo_t *info, void *context)
             uint64_t began = conprof_cpu_own_ns();
             count(&conprof_sampler.counters.signals, 1);
             count(&conprof_sampler.counters.overruns, (uint64_t)info->si_overrun);
-            take(thread, began, 1, (uintptr_t)__builtin_frame_address(0));
+            take(thread, began, 1, conprof_interrupted_stack(context));
             conprof_threads_jitter(thread);
             count(&conprof_sampler.counters.handler_ns, conprof_cpu_own_ns() - began);
         }
@@ -250,19 +275,20 @@ conprof_sampler_take_labelled_residue(struct conprof_thread *thread)
 {
     uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
     uint64_t now = conprof_cpu_own_ns();
-    const PyThreadState *ts = conprof_own_thread_state();
     if (atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
         conprof_sampler_take_residue(thread); /* which discards it */
         return;
     }
-    if (now <= last || ts == NULL || ts->interp != conprof_sampler.interpreter) {
-        return;
-    }
     struct draft draft = {.cpu_ns = now - last,
-                          .marks = conprof_capture_marks(ts),
+                          .marks = conprof_marks_none(),
                           .name_id = thread->name_id,
                           .events = 0,
                           .flags = CONPROF_IS_RESIDUE};
+    uintptr_t at;
+    if (now <= last || look_at_state(thread, &draft, &at) == CONPROF_HOLD_NONE ||
+        thread->scratch->state.interp != conprof_sampler.interpreter) {
+        return;
+    }
     /* It will be spread over samples of the same labels, whosever trace they have. */
     draft.marks.trace.span = 0;
     if (emit_one(&draft, idle_frame(thread))) {

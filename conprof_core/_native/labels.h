@@ -113,7 +113,7 @@ void conprof_labels_reset_bindings(void);
 /* Session lock held. Is this the address of a record that is alive? Not dereferenced. */
 bool conprof_labels_is_known(const struct conprof_label_record *record);
 
-/* Session lock held: a look saw this provisional cell in another thread, and could not say
+/* SIGNAL-SAFE, any thread: this provisional cell was seen by somebody who could not say
  * so in the cell, which may die at any moment. Then, before the window is through, bind()
  * tells (GIL held): was it maybe seen? Wrongly yes is possible, and harmless. */
 void conprof_labels_mark_looked(uint64_t cell_id);

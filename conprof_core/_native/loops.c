@@ -1,6 +1,7 @@
 /* loops.c: see loops.h. All functions run with the GIL held. */
 #include "loops.h"
 
+#include "layout.h"
 #include "session.h"
 
 /* Collects first: making objects may run finalizers, and these other threads, whose states
@@ -11,7 +12,7 @@ collect(unsigned long *threads, PyObject **loops)
     uint32_t count = 0;
     PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
     for (; ts != NULL && count < CONPROF_MAX_LOOPS; ts = PyThreadState_Next(ts)) {
-        PyObject *loop = conprof_running_loop(ts);
+        PyObject *loop = conprof_layout_loop(ts);
         if (loop != NULL && loop != Py_None) {
             threads[count] = ts->native_thread_id;
             loops[count++] = Py_NewRef(loop);

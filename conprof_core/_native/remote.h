@@ -18,9 +18,6 @@
 #include "labels.h"
 #include "unwind.h"
 
-/* Chunks of one thread that are known to the walk: more than CONPROF_MAX_STEPS frames. */
-#define CONPROF_REMOTE_CHUNKS 256u
-
 struct conprof_remote {
     struct conprof_stack stack;
     struct conprof_marks marks; /* the record is not to be touched before the clock is compared */

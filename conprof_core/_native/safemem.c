@@ -22,3 +22,14 @@ conprof_safe_read(void *to, uintptr_t address, size_t size)
     long got = syscall(SYS_process_vm_readv, (long)own_pid, &local, 1L, &remote, 1L, 0L);
     return got == (long)size;
 }
+
+uint32_t
+conprof_safe_read_many(void *to, const struct iovec *places, uint32_t count)
+{
+    if (count == 0) {
+        return 0;
+    }
+    struct iovec local = {to, count * places[0].iov_len};
+    long got = syscall(SYS_process_vm_readv, (long)own_pid, &local, 1L, places, (long)count, 0L);
+    return got <= 0 ? 0 : (uint32_t)((size_t)got / places[0].iov_len);
+}

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 
 /* Remember the process id the reads are for. Call at start and after fork. */
 void conprof_safemem_init(void);
@@ -19,5 +20,10 @@ void conprof_safemem_init(void);
  * them cannot be read. One system call. Never touches errno's caller-visible
  * value because the handler saves it. */
 bool conprof_safe_read(void *to, uintptr_t address, size_t size);
+
+/* SIGNAL-SAFE, any thread. Copies `count` places of one size, at most IOV_MAX, to `to`, side by
+ * side, by one system call. Returns how many it could: it stops at the first that cannot be read.
+ * `places` is left as it was. */
+uint32_t conprof_safe_read_many(void *to, const struct iovec *places, uint32_t count);
 
 #endif

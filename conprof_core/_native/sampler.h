@@ -18,14 +18,18 @@ enum conprof_sample_word {
     CONPROF_SAMPLE_CPU_NS, /* weight: CPU time since the thread's previous sample */
     CONPROF_SAMPLE_CELL,   /* id of a provisional label cell, or 0 */
     CONPROF_SAMPLE_RECORD, /* struct conprof_label_record * */
-    CONPROF_SAMPLE_NAME,   /* thread-name id << 32 | CONPROF_IS_RESIDUE | events this record
-                              stands for (1 or 0) */
+    CONPROF_SAMPLE_NAME,   /* thread-name id << 32 | CONPROF_IS_RESIDUE | CONPROF_IS_UNSURE | events
+                              this record stands for (1 or 0) */
     CONPROF_SAMPLE_LOOP,   /* context version << CONPROF_LOOP_BITS | conprof_thread.loop, or 0 */
     CONPROF_SAMPLE_FRAMES,
 };
 
 /* Of a sample record: its labels are known, its stack is a stand-in (residue.h). */
 #define CONPROF_IS_RESIDUE (UINT32_C(1) << 31)
+
+/* Of a sample record: its label record may be dead. */
+#define CONPROF_IS_UNSURE (UINT32_C(1) << 30)
+#define CONPROF_SAMPLE_FLAGS (CONPROF_IS_RESIDUE | CONPROF_IS_UNSURE)
 
 /* See CONPROF_SAMPLE_LOOP. */
 #define CONPROF_LOOP_BITS 8

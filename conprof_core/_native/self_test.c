@@ -11,11 +11,13 @@
 #include <unistd.h>
 
 #include "context.h"
+#include "layout.h"
 #include "safemem.h"
 #include "sampler.h"
+#include "scratch.h"
 #include "signals.h"
+#include "state.h"
 #include "threads.h"
-#include "unwind.h"
 
 #ifndef sigev_notify_thread_id
 #define sigev_notify_thread_id _sigev_un._tid
@@ -91,13 +93,17 @@ check_timer(void)
 /* The walk against the frames that Python sees. A frame that Python hides (not yet
  * started) may stand between. */
 static const char *
-check_walk(void)
+check_walk(bool is_attached)
 {
     static const char *const differs = "the frame walk differs from sys._getframe";
-    struct conprof_stack *stack = malloc(sizeof *stack);
+    struct conprof_scratch *scratch = calloc(1, sizeof *scratch);
+    struct conprof_stack *stack = scratch == NULL ? NULL : &scratch->stack;
+    uintptr_t at_state;
     PyFrameObject *frame = (PyFrameObject *)Py_XNewRef((PyObject *)PyEval_GetFrame());
     const char *failed = stack == NULL || frame == NULL ? "no frame to walk" : NULL;
-    if (failed == NULL && conprof_unwind(PyThreadState_Get(), 0, 0, stack) != CONPROF_WALK_OK) {
+    if (failed == NULL &&
+        (conprof_state_own(&scratch->state, &at_state) != CONPROF_HOLD_ATTACHED ||
+         conprof_scratch_walk(scratch, at_state, is_attached, 0, 0) != CONPROF_WALK_OK)) {
         failed = "the frame walk found no stack";
     }
     uint32_t at = 0;
@@ -123,8 +129,20 @@ check_walk(void)
         failed = differs;
     }
     Py_XDECREF(frame);
-    free(stack);
+    free(scratch);
     return failed;
+}
+
+/* Does the look-up in the current context find this cell, or none? First through the kernel, which
+ * cannot fault, whatever the context's tree looks like. */
+static bool
+finds_cell(PyObject *cell)
+{
+    PyThreadState copy;
+    const PyThreadState *ts = PyThreadState_Get();
+    return conprof_state_copy(&copy, (uintptr_t)ts) && conprof_context_remote_is_entered(&copy) &&
+           conprof_context_remote_cell(&copy) == (uintptr_t)cell &&
+           (PyObject *)conprof_context_cell(ts) == cell;
 }
 
 /* The label look-up against ContextVar.get, in a context of its own. */
@@ -139,10 +157,9 @@ check_labels(void)
     PyObject *set = module == NULL ? NULL : PyObject_CallMethod(module, "intern_labels", "O", none);
     PyObject *cell = set == NULL ? NULL : PyObject_CallOneArg(type, set);
     if (context != NULL && cell != NULL && PyContext_Enter(context) == 0) {
-        bool is_absent = conprof_context_cell(PyThreadState_Get()) == NULL;
+        bool is_absent = finds_cell(NULL);
         PyObject *token = PyContextVar_Set(conprof_labels_variable(), cell);
-        if (is_absent && token != NULL &&
-            (PyObject *)conprof_context_cell(PyThreadState_Get()) == cell) {
+        if (is_absent && token != NULL && finds_cell(cell)) {
             failed = NULL;
         }
         Py_XDECREF(token);
@@ -162,7 +179,10 @@ const char *
 conprof_self_test(void)
 {
     const char *failed = check_safe_read();
-    failed = failed != NULL ? failed : check_walk();
+    failed = failed != NULL ? failed : conprof_layout_check();
+    /* Through the kernel first: that cannot fault, whatever the frames look like. */
+    failed = failed != NULL ? failed : check_walk(false);
+    failed = failed != NULL ? failed : check_walk(true);
     failed = failed != NULL ? failed : check_labels();
     /* The last: it installs the handler, and that stays. */
     failed = failed != NULL ? failed : check_timer();

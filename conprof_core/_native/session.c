@@ -92,20 +92,44 @@ fail(const char *what)
     return -1;
 }
 
-/* Where the calling thread's C stack ends; 0 when unknown. */
-static uintptr_t
-own_stack_high(void)
+/* The main thread's stack ends here; glibc has it from the kernel. Weak: other libcs do not. */
+extern void *__libc_stack_end __attribute__((weak));
+
+/* What of the main thread's stack can be no other mapping: the kernel keeps at least 128 MiB free
+ * for its growth (arch/x86/mm/mmap.c and mm/util.c, MIN_GAP). */
+#define MAIN_STACK_BYTES ((uintptr_t)64 << 20)
+
+/* Where the calling thread's C stack begins and ends; both 0 when unknown. */
+static void
+find_own_stack(uintptr_t *low, uintptr_t *high)
 {
     pthread_attr_t attributes;
-    void *low = NULL;
+    void *at = NULL;
     size_t size = 0;
-    /* Of the main thread this would parse /proc/self/maps, and its stack grows. */
-    if (own_tid() == getpid() || pthread_getattr_np(pthread_self(), &attributes) != 0) {
-        return 0;
+    *low = *high = 0;
+    if (own_tid() == getpid()) {
+        /* pthread_getattr_np would parse /proc/self/maps. */
+        *high = &__libc_stack_end == NULL ? 0 : (uintptr_t)__libc_stack_end;
+        *low = *high > MAIN_STACK_BYTES ? *high - MAIN_STACK_BYTES : *high;
     }
-    pthread_attr_getstack(&attributes, &low, &size);
-    pthread_attr_destroy(&attributes);
-    return (uintptr_t)low + size;
+    else if (pthread_getattr_np(pthread_self(), &attributes) == 0) {
+        pthread_attr_getstack(&attributes, &at, &size);
+        pthread_attr_destroy(&attributes);
+        *low = (uintptr_t)at;
+        *high = (uintptr_t)at + size;
+    }
+}
+
+/* Session lock held. What is known of the calling thread only by itself. */
+static void
+note_own_stack(void)
+{
+    uintptr_t low, high;
+    struct conprof_thread *self = conprof_threads_find(own_tid());
+    find_own_stack(&low, &high);
+    if (self != NULL) {
+        conprof_thread_set_stack(self, low, high);
+    }
 }
 
 /* Session lock held. */
@@ -209,6 +233,7 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32
     bool is_drained = conprof_drain_start();
     conprof_lock();
     conprof_threads_scan(true, true);
+    note_own_stack();
     conprof_unlock();
     conprof_terminate_install();
     return is_drained;
@@ -368,7 +393,8 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
     if (own_tid() == getpid()) {
         return; /* a greenlet that gevent runs as a thread: it begins on the main thread */
     }
-    uintptr_t stack_high = own_stack_high();
+    uintptr_t stack_low, stack_high;
+    find_own_stack(&stack_low, &stack_high);
     conprof_lock();
     if (!atomic_load(&conprof_sampler.is_active)) { /* stopped meanwhile, or about to */
         conprof_unlock();
@@ -381,7 +407,7 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
         conprof_threads_arm(own_tid(), conprof_thread_name_id(name, name_bytes), 0);
     if (thread != NULL) {
         thread->name_id = conprof_thread_name_id(name, name_bytes);
-        thread->stack_high = stack_high;
+        conprof_thread_set_stack(thread, stack_low, stack_high);
         thread->target_uid = uid;
     }
     conprof_unlock();

@@ -3,6 +3,7 @@
 
 #include "code_registry.h"
 #include "labels.h"
+#include "layout.h"
 #include "sampler.h"
 #include "session.h"
 #include "wait_place.h"
@@ -76,7 +77,7 @@ conprof_suspended_loops(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored
     PyObject *loops = PyList_New(0);
     PyThreadState *ts = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
     for (; loops != NULL && ts != NULL; ts = PyThreadState_Next(ts)) {
-        PyObject *loop = conprof_running_loop(ts);
+        PyObject *loop = conprof_layout_loop(ts);
         if (loop != NULL && loop != Py_None && PyList_Append(loops, loop) < 0) {
             Py_CLEAR(loops);
         }

@@ -288,9 +288,13 @@ conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
         refused++;
         return NULL;
     }
+    if (thread->scratch == NULL && (thread->scratch = conprof_scratch_new()) == NULL) {
+        refused++;
+        return NULL;
+    }
     thread->name_id = name_id;
     thread->target_uid = 0;
-    thread->stack_high = 0;
+    thread->stack_low = thread->stack_high = 0;
     thread->failures = 0;
     atomic_store(&thread->loop, 0);
     thread->random_state = next_random(&random_state) | 1;

@@ -5,7 +5,7 @@
  * handler finds its slot without a search.
  *
  * A slot is written under the session lock, but for `last_cpu_ns`, `failures`,
- * `random_state`, `due_ns` and `stack`, which belong to the slot's own thread (its handler) while
+ * `random_state`, `due_ns` and `scratch`, which belong to the slot's own thread (its handler) while
  * armed.
  */
 #ifndef CONPROF_THREADS_H
@@ -18,7 +18,7 @@
 #include <sys/types.h>
 #include <time.h>
 
-#include "unwind.h"
+#include "scratch.h"
 
 struct conprof_label_record;
 
@@ -47,21 +47,31 @@ struct conprof_wait_account {
 };
 
 struct conprof_thread {
-    _Atomic pid_t tid;            /* 0: the slot is free */
-    _Atomic(timer_t) timer;       /* written by: holder of the session lock; read by: handler */
-    uint32_t name_id;             /* written before `tid` */
-    uint64_t target_uid;          /* uid of the code the thread was started for, or 0 */
-    uintptr_t stack_high;         /* end of the C stack where known, else 0 */
-    _Atomic uint64_t last_cpu_ns; /* CPU time up to which weight was emitted */
-    uint32_t failures;            /* walks that failed in a row */
-    uint64_t random_state;        /* of the timer's jitter */
-    uint64_t due_ns;              /* CPU time at which the next signal is due */
-    bool was_seen;                /* by the scan under way */
+    _Atomic pid_t tid;               /* 0: the slot is free */
+    _Atomic(timer_t) timer;          /* written by: holder of the session lock; read by: handler */
+    uint32_t name_id;                /* written before `tid` */
+    uint64_t target_uid;             /* uid of the code the thread was started for, or 0 */
+    uintptr_t stack_low, stack_high; /* the thread's own C stack where known, else 0 */
+    _Atomic uint64_t last_cpu_ns;    /* CPU time up to which weight was emitted */
+    uint32_t failures;               /* walks that failed in a row */
+    uint64_t random_state;           /* of the timer's jitter */
+    uint64_t due_ns;                 /* CPU time at which the next signal is due */
+    bool was_seen;                   /* by the scan under way */
     _Atomic uint32_t loop; /* number of its asyncio loop, or 0 (blocked.h); written by: holder
                             * of the session lock; read by: handler */
     struct conprof_wait_account wait;
-    struct conprof_stack stack; /* scratch of the handler: its stack may be small */
+    struct conprof_scratch *scratch; /* of the handler; stays with the slot once it has one */
 };
+
+/* Session lock held, in the slot's own thread, whose handler may interrupt it: a low end without
+ * the high one means nothing. */
+static inline void
+conprof_thread_set_stack(struct conprof_thread *thread, uintptr_t low, uintptr_t high)
+{
+    thread->stack_low = low;
+    atomic_signal_fence(memory_order_seq_cst);
+    thread->stack_high = high;
+}
 
 /* Maps the table. False without memory. */
 bool conprof_threads_init(void);

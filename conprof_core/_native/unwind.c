@@ -1,26 +1,14 @@
 /* unwind.c: see unwind.h. Everything here is SIGNAL-SAFE, but for conprof_unwind_caller. */
 #include "unwind.h"
 
+#include "outside.h"
 #include "safemem.h"
-
-#define FRAME_HEAD offsetof(conprof_frame, localsplus)
-
-/* What is read of a frame that is not in a chunk: the generator around it (if it
- * is one) and its head. */
-union outside {
-    struct {
-        char generator[CONPROF_GENERATOR_FRAME_OFFSET];
-        char frame[FRAME_HEAD];
-    } parts;
-    PyObject object;
-    uint64_t alignment;
-};
 
 static inline bool
 chunk_holds(const _PyStackChunk *chunk, uintptr_t frame)
 {
     uintptr_t data = (uintptr_t)&chunk->data[0];
-    return frame >= data && frame + FRAME_HEAD <= (uintptr_t)chunk + chunk->size;
+    return frame >= data && frame + CONPROF_FRAME_HEAD <= (uintptr_t)chunk + chunk->size;
 }
 
 /* The chunk at or below `from` that holds `frame`, or NULL. */
@@ -36,57 +24,38 @@ find_chunk(const _PyStackChunk *from, uintptr_t frame)
     return NULL;
 }
 
-bool
-conprof_is_generator_type(const PyTypeObject *type)
+/* Where frames outside the chunks may be read, and how. */
+struct reading {
+    struct conprof_outside *outside; /* NULL: the chain is whole, and all of it alive */
+    uintptr_t stack_low, stack_high; /* C stack that is mapped */
+};
+
+static bool
+is_on_stack(const struct reading *reading, uintptr_t at, size_t size)
 {
-    return type == &PyGen_Type || type == &PyCoro_Type || type == &PyAsyncGen_Type;
+    return at >= reading->stack_low && at < reading->stack_high && size <= reading->stack_high - at;
 }
 
-/* Copies a frame outside the chunks from a chain that is whole; as read_outside. */
+/* Copies a frame outside the chunks; false when it is neither a generator's frame nor an
+ * interpreter's entry frame. */
 static bool
-read_outside_directly(uintptr_t at, conprof_frame *frame)
+read_outside(const struct reading *reading, uintptr_t at, conprof_frame *frame)
 {
-    PyObject generator;
-    __builtin_memcpy(frame, (const void *)at, FRAME_HEAD);
-    if (conprof_owner_is_entry(frame->owner)) {
-        return true;
+    if (reading->outside == NULL) {
+        PyObject generator;
+        __builtin_memcpy(frame, (const void *)at, CONPROF_FRAME_HEAD);
+        if (frame->owner != CONPROF_OWNER_GENERATOR) {
+            return conprof_owner_is_entry(frame->owner);
+        }
+        __builtin_memcpy(&generator, (const void *)(at - CONPROF_GENERATOR_FRAME_OFFSET),
+                         sizeof generator);
+        return conprof_is_generator_type(generator.ob_type);
     }
-    if (frame->owner != CONPROF_OWNER_GENERATOR) {
-        return false;
-    }
-    __builtin_memcpy(&generator, (const void *)(at - CONPROF_GENERATOR_FRAME_OFFSET),
-                     sizeof generator);
-    return conprof_is_generator_type(generator.ob_type);
-}
-
-/* Copies a frame outside the chunks; false when it is neither a generator's frame
- * nor an entry frame. */
-static bool
-read_outside(uintptr_t at, uintptr_t stack_low, uintptr_t stack_high, conprof_frame *frame)
-{
-    union outside copy;
-    if (at >= stack_low && at + FRAME_HEAD <= stack_high) {
-        /* On our own C stack, above the handler: an entry frame. */
-        __builtin_memcpy(frame, (const void *)at, FRAME_HEAD);
+    if (is_on_stack(reading, at, CONPROF_FRAME_HEAD)) {
+        __builtin_memcpy(frame, (const void *)at, CONPROF_FRAME_HEAD);
         return conprof_owner_is_entry(frame->owner);
     }
-#if CONPROF_GENERATOR_READ_DIRECT
-    __builtin_memcpy(frame, (const void *)at, FRAME_HEAD);
-    if (conprof_owner_is_entry(frame->owner)) {
-        return true;
-    }
-    __builtin_memcpy(&copy, (const void *)(at - CONPROF_GENERATOR_FRAME_OFFSET), sizeof(PyObject));
-#else
-    if (!conprof_safe_read(&copy.parts, at - CONPROF_GENERATOR_FRAME_OFFSET, sizeof copy.parts)) {
-        return false;
-    }
-    __builtin_memcpy(frame, copy.parts.frame, FRAME_HEAD);
-    if (conprof_owner_is_entry(frame->owner)) {
-        return true;
-    }
-#endif
-    return frame->owner == CONPROF_OWNER_GENERATOR &&
-           conprof_is_generator_type(copy.object.ob_type);
+    return conprof_outside_read(reading->outside, at, frame);
 }
 
 /* Appends a frame: the first ones to the leaf end, the others round and round in
@@ -144,11 +113,11 @@ ends_at_root(const PyThreadState *ts, const _PyStackChunk *chunk, uintptr_t last
 }
 
 static inline enum conprof_walk
-walk(const PyThreadState *ts, bool is_whole_chain, uintptr_t stack_low, uintptr_t stack_high,
+walk(const PyThreadState *ts, uintptr_t current, const struct reading *reading,
      struct conprof_stack *out)
 {
     const conprof_frame *bottom = conprof_bottom_frame(ts);
-    const conprof_frame *at = conprof_current_frame(ts);
+    const conprof_frame *at = (const conprof_frame *)current;
     const _PyStackChunk *chunk = ts->datastack_chunk;
     uintptr_t last = 0;
     uint32_t total = 0, steps = 0;
@@ -169,8 +138,7 @@ walk(const PyThreadState *ts, bool is_whole_chain, uintptr_t stack_low, uintptr_
             last = address;
         }
         else {
-            if (is_whole_chain ? !read_outside_directly(address, &outside)
-                               : !read_outside(address, stack_low, stack_high, &outside)) {
+            if (!read_outside(reading, address, &outside)) {
                 return CONPROF_WALK_STALE;
             }
             frame = &outside;
@@ -189,14 +157,27 @@ walk(const PyThreadState *ts, bool is_whole_chain, uintptr_t stack_low, uintptr_
 }
 
 enum conprof_walk
-conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_high,
-               struct conprof_stack *out)
+conprof_unwind(const PyThreadState *copy, uintptr_t at, uintptr_t stack_low, uintptr_t stack_high,
+               struct conprof_outside *outside, struct conprof_stack *out)
 {
-    return walk(ts, false, stack_low, stack_high, out);
+    struct reading reading = {outside, stack_low, stack_high};
+    uintptr_t current;
+    conprof_outside_begin(outside);
+    if (!conprof_current_frame_in(copy, &current)) {
+        uintptr_t slot = conprof_current_frame_slot(copy, at);
+        if (is_on_stack(&reading, slot, sizeof current)) {
+            __builtin_memcpy(&current, (const void *)slot, sizeof current);
+        }
+        else if (!conprof_safe_read(&current, slot, sizeof current)) {
+            return CONPROF_WALK_STALE;
+        }
+    }
+    return walk(copy, current, &reading, out);
 }
 
 enum conprof_walk
 conprof_unwind_caller(const PyThreadState *ts, struct conprof_stack *out)
 {
-    return walk(ts, true, 0, 0, out);
+    struct reading reading = {NULL, 0, 0};
+    return walk(ts, (uintptr_t)conprof_current_frame(ts), &reading, out);
 }

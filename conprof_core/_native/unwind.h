@@ -4,10 +4,18 @@
  * that can fault, ends after a bounded number of steps, and either reports the
  * thread's stack or CONPROF_WALK_STALE.
  *
- * What it trusts: the thread's data-stack chunks. They cannot vanish while their
- * owner stands in the handler, and their list is consistent at every instruction
- * (a chunk is linked after it is filled in and unlinked before it is freed). What
- * it validates: each frame lies in a chunk, below the frame it called, or inside
+ * What it dereferences, and why that cannot vanish while its owner stands in the handler:
+ *   - The data-stack chunks that are linked from the thread's state at this instant. Only their
+ *     own thread links and frees them. It fills a chunk in before it links it, and unlinks it
+ *     before it frees it (Python/pystate.c: push_chunk, _PyThreadState_PopFrame; the same from
+ *     3.11 to 3.15). A frame that lies in no linked chunk is not in one: on 3.13 RETURN_GENERATOR
+ *     pops its frame, and with it maybe the chunk, before `current_frame` moves.
+ *   - The C stack from the interrupted stack pointer to the end of the thread's own stack, if
+ *     that pointer lies within this stack: the caller says so, and says nothing where the thread
+ *     stands on an alternate signal stack or on one that a library made.
+ * All else is copied by the kernel (outside.h).
+ *
+ * What it validates: each frame lies in a chunk, below the frame it called, or inside
  * a generator, or is an interpreter's entry frame; the outermost frame lies where
  * CPython puts the first frame of a thread (data[1] of the first chunk).
  */
@@ -21,12 +29,12 @@
 #define CONPROF_ROOT_FRAMES 64u
 #define CONPROF_MAX_FRAMES (CONPROF_LEAF_FRAMES + CONPROF_ROOT_FRAMES)
 
-/* Steps of one walk: bounds the time in the handler for runaway recursion. A
+/* Steps of one walk: bounds the time in the handler for runaway recursion, to about 1 ms. Only a
  * stack deeper than this loses its root end. */
-#define CONPROF_MAX_STEPS 4096u
+#define CONPROF_MAX_STEPS 65536u
 
 /* Chunks of one thread that are searched for a frame (16 KiB each at least). */
-#define CONPROF_MAX_CHUNKS 1024u
+#define CONPROF_MAX_CHUNKS 4096u
 
 enum conprof_walk {
     CONPROF_WALK_OK,
@@ -46,14 +54,17 @@ struct conprof_stack {
     struct conprof_raw_frame frames[CONPROF_MAX_FRAMES];
 };
 
-/* SIGNAL-SAFE. Walks the frames of `ts`, the calling thread's own state.
- * [stack_low, stack_high) is the part of the C stack known to be mapped, or empty. */
-enum conprof_walk conprof_unwind(const PyThreadState *ts, uintptr_t stack_low, uintptr_t stack_high,
+struct conprof_outside;
+
+/* SIGNAL-SAFE, in the thread whose state is attached and was copied to `copy` from `at`. Walks its
+ * frames. [stack_low, stack_high) is the part of the C stack known to be mapped, or empty. */
+enum conprof_walk conprof_unwind(const PyThreadState *copy, uintptr_t at, uintptr_t stack_low,
+                                 uintptr_t stack_high, struct conprof_outside *outside,
                                  struct conprof_stack *out);
 
-/* Not in signal context: called by Python, as the allocator hooks are, in the thread of `ts`.
- * There the chain of frames is whole and all of it is alive, as whatever CPython has stored
- * before it calls a function is stored; tracemalloc walks it in its own hooks
+/* Not in signal context: called by Python, as the allocator hooks are, in the thread of `ts`, which
+ * is attached. There the chain of frames is whole and all of it is alive, as whatever CPython has
+ * stored before it calls a function is stored; tracemalloc walks it in its own hooks
  * (Python/tracemalloc.c, traceback_get_frames). So nothing is read through the kernel, which
  * in a program of coroutines would be a system call for each of them. */
 enum conprof_walk conprof_unwind_caller(const PyThreadState *ts, struct conprof_stack *out);
@@ -63,8 +74,5 @@ enum conprof_walk conprof_unwind_caller(const PyThreadState *ts, struct conprof_
  * frames. */
 void conprof_stack_append(struct conprof_stack *out, uint32_t index, const conprof_frame *frame);
 void conprof_stack_finish(struct conprof_stack *out, uint32_t total, bool is_whole);
-
-/* SIGNAL-SAFE. Is it one of the types whose objects hold a frame? Not dereferenced. */
-bool conprof_is_generator_type(const PyTypeObject *type);
 
 #endif

@@ -13,6 +13,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "far.h"
+#include "outside.h"
 #include "safemem.h"
 #include "unwind.h"
 
@@ -105,19 +107,7 @@ lay_out(void)
 static uint64_t
 hostile(void)
 {
-#if CONPROF_GENERATOR_READ_DIRECT
-    /* Here the walker trusts that a frame pointer names a frame or what was one: rubbish, but
-     * with a whole object around it in mapped memory, never a wild pointer (see compat.h). */
-    uint32_t kind = (uint32_t)(next_random() % 4);
-    uint64_t inside = 512 + next_random() % (CHUNK_BYTES - 1024);
-    if (kind == 1 || kind == 3) {
-        return (uint64_t)(chunk_memory[next_random() % CHUNKS] +
-                          (kind == 3 ? inside & ~7ull : inside));
-    }
-#else
-    uint32_t kind = (uint32_t)(next_random() % 8);
-#endif
-    switch (kind) {
+    switch (next_random() % 8) {
     case 0:
         return 0;
     case 1:
@@ -145,11 +135,9 @@ corrupt_one(void)
     if (kind == 0) {
         set_current((conprof_frame *)hostile());
     }
-#if !CONPROF_GENERATOR_READ_DIRECT
     else if (kind == 1) {
         outside[next_random() % OUTSIDE_BYTES] ^= (char)(1u << next_random() % 8);
     }
-#endif
     else if (kind < 4) {
         /* A word in the frames; the chunk's own header is what the walker trusts. */
         size_t head = offsetof(_PyStackChunk, data) / 8;
@@ -182,6 +170,18 @@ corrupt_one(void)
     }
 }
 
+static enum conprof_walk
+walk_near(struct conprof_outside *last, struct conprof_stack *stack)
+{
+    return conprof_unwind(&thread, (uintptr_t)&thread, 0, 0, last, stack);
+}
+
+static enum conprof_walk
+walk_far(struct conprof_far *far, struct conprof_stack *stack)
+{
+    return conprof_far_walk(far, &thread, (uintptr_t)&thread, stack);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -192,13 +192,20 @@ main(int argc, char **argv)
         chunk_memory[c] = guarded(CHUNK_BYTES);
     }
     outside = guarded(OUTSIDE_BYTES);
+    static struct conprof_outside last;
+    static struct conprof_far far;
     struct conprof_stack stack;
     uint32_t count = lay_out();
     uint32_t kept = count < CONPROF_MAX_FRAMES ? count : CONPROF_MAX_FRAMES;
-    if (conprof_unwind(&thread, 0, 0, &stack) != CONPROF_WALK_OK ||
-        stack.leaf_count + stack.root_count != kept || stack.is_truncated) {
-        printf("premise: a correct chain of %u frames was not walked whole\n", count);
-        return 1;
+    for (int i = 0; i < 3; i++) {
+        /* The second walk reads what the first has met in one batch; the last reads all through the
+         * kernel. */
+        enum conprof_walk walk = i < 2 ? walk_near(&last, &stack) : walk_far(&far, &stack);
+        if (walk != CONPROF_WALK_OK || stack.leaf_count + stack.root_count != kept ||
+            stack.is_truncated) {
+            printf("premise: a correct chain of %u frames was not walked whole\n", count);
+            return 1;
+        }
     }
     long outcomes[3] = {0};
     for (long round = 0; round < rounds; round++) {
@@ -209,7 +216,8 @@ main(int argc, char **argv)
             corrupt_one();
         }
         memset(&stack, 0xA5, sizeof stack);
-        enum conprof_walk walk = conprof_unwind(&thread, 0, 0, &stack);
+        enum conprof_walk walk =
+            round % 2 ? walk_near(&last, &stack) : walk_far(&far, &stack);
         if ((int)walk < 0 || (int)walk > 2 ||
             (walk == CONPROF_WALK_OK &&
              (stack.leaf_count > CONPROF_LEAF_FRAMES || stack.root_count > CONPROF_ROOT_FRAMES))) {
