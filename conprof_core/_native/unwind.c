@@ -81,12 +81,13 @@ reverse(struct conprof_raw_frame *frames, uint32_t from, uint32_t to)
     }
 }
 
-/* Puts the root end in order after `total` frames were appended. */
+/* Puts the root end in order after `total` frames were appended. Where the walk ended before the
+ * root, what it saw last is no root end, and is dropped. */
 void
 conprof_stack_finish(struct conprof_stack *out, uint32_t total, bool is_whole)
 {
     out->leaf_count = total < CONPROF_LEAF_FRAMES ? total : CONPROF_LEAF_FRAMES;
-    uint32_t rest = total - out->leaf_count;
+    uint32_t rest = is_whole ? total - out->leaf_count : 0;
     out->root_count = rest < CONPROF_ROOT_FRAMES ? rest : CONPROF_ROOT_FRAMES;
     out->is_truncated = rest > CONPROF_ROOT_FRAMES || !is_whole;
     if (rest > CONPROF_ROOT_FRAMES) {

@@ -212,12 +212,12 @@ HOST = """
                 for (int k = 0; k < 8; k++) free(kept[k]);
             }
             clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
-        } while (cpu.tv_sec * 1000000000L + cpu.tv_nsec < 40000000L);
+        } while (cpu.tv_sec * 1000000000L + cpu.tv_nsec < 150000000L);
         return NULL;
     }
     int main(int argc, char **argv)
     {
-        pthread_t threads[48];
+        pthread_t threads[24];
         void *python = dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL);
         if (python == NULL) { puts(dlerror()); return 2; }
         ((void (*)(int))dlsym(python, "Py_InitializeEx"))(0);
@@ -226,8 +226,8 @@ HOST = """
         void *(*save)(void) = (void *(*)(void))dlsym(python, "PyEval_SaveThread");
         void (*restore)(void *) = (void (*)(void *))dlsym(python, "PyEval_RestoreThread");
         void *state = save();
-        for (int i = 0; i < 48; i++) pthread_create(&threads[i], NULL, run, NULL);
-        for (int i = 0; i < 48; i++) pthread_join(threads[i], NULL);
+        for (int i = 0; i < 24; i++) pthread_create(&threads[i], NULL, run, NULL);
+        for (int i = 0; i < 24; i++) pthread_join(threads[i], NULL);
         restore(state);
         return simple(argv[3]) == 0 ? 0 : 4;
     }
@@ -241,7 +241,7 @@ assert conprof_core.stats()["engine"] == "native", conprof_core.stats()
 
 END = """
 counted = conprof_core.stats()["engine_stats"]
-print(counted["native_samples"] > 50, flush=True)
+print(counted["native_samples"] > 20, flush=True)
 conprof_core.stop()
 """
 

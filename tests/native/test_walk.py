@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import linecache
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+import conprof_core
 from conprof_core import _native
 from conprof_core._engine import Row
 from conprof_core.testing import Captured, capture
@@ -129,7 +131,8 @@ def test_stacks(call: Callable[[], object], stack: list[str]) -> None:
     assert all(chain.count("__init__") <= 1 for chain in chains if chain[0] == "burn"), chains
 
 
-def test_a_deep_stack_keeps_both_ends() -> None:
+@pytest.mark.parametrize("depth", [1500, 40_000])
+def test_a_deep_stack_keeps_both_ends(depth: int) -> None:
     def deeper(n: int) -> None:
         if n:
             deeper(n - 1)
@@ -137,10 +140,10 @@ def test_a_deep_stack_keeps_both_ends() -> None:
             burn(0.3)
 
     limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(3000)
+    sys.setrecursionlimit(2 * depth)
     try:
         with capture(cpu_profile_rate=1000) as captured:
-            deeper(1500)
+            deeper(depth)
     finally:
         sys.setrecursionlimit(limit)
     row = heaviest(captured, "deeper")
@@ -149,6 +152,77 @@ def test_a_deep_stack_keeps_both_ends() -> None:
     assert names(row)[192] == "[truncated]"
     assert "<module>" in names(row)[-1] or "_run_code" in " ".join(names(row)[-3:])
     assert _native.stats()["truncated"] > 0
+
+
+def test_a_stack_too_deep_to_be_walked_says_so() -> None:
+    def deeper(n: int) -> None:
+        if n:
+            deeper(n - 1)
+        else:
+            burn(0.3)
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(80_000)
+    try:
+        with capture(cpu_profile_rate=100) as captured:
+            deeper(70_000)
+    finally:
+        sys.setrecursionlimit(limit)
+    row = heaviest(captured, "burn")
+    assert len(row.frames) == 192 + 1
+    assert names(row)[-1] == "[truncated]"
+
+
+def test_work_without_the_gil_has_its_stack_and_labels() -> None:
+    """There the thread's state is not attached, and all of it is read through the kernel."""
+
+    def hash_without_gil(cpu_s: float) -> None:
+        until = time.thread_time() + cpu_s
+        while time.thread_time() < until:
+            hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 100_000)
+
+    def below(depth: int) -> None:
+        if depth:
+            below(depth - 1)
+        else:
+            hash_without_gil(0.5)
+
+    with capture(cpu_profile_rate=1000) as captured:
+        for tenant in ("a", "b"):
+            with conprof_core.labels(tenant=tenant):
+                below(150)  # more frames than one chunk holds
+    for tenant in ("a", "b"):
+        rows = [row for row in captured.rows if row.labels == (("tenant", tenant),)]
+        hashed = [row for row in rows if "hash_without_gil" in names(row)]
+        assert sum(row.cpu_ns for row in hashed) > 0.45e9
+        assert all(names(row).count("below") == 151 for row in hashed)
+
+
+def test_a_chain_of_coroutines_that_changes_at_both_ends() -> None:
+    """Frames outside the chunks are read where the walk before met them; what is there is new."""
+
+    async def down(depth: int, turns: int) -> None:
+        if depth:
+            await down(depth - 1, turns)
+        else:
+            for _ in range(turns):
+                burn(0.004)
+
+    async def other(depth: int) -> None:
+        await down(depth, 5)
+
+    with capture(cpu_profile_rate=1000) as captured:
+        for depth in (*range(3, 60, 4), *range(120, 3, -9)):
+            drive(lambda depth=depth: other(depth) if depth % 2 else down(depth, 5))
+    seen = set()
+    for row in captured.rows:
+        chain = names(row)
+        if "down" in chain and chain[0] == "burn":
+            inner = len(chain) - chain[::-1].index("down") - chain.index("down")
+            assert chain.count("down") == inner, "nothing stands between"
+            seen.add(inner - 1)
+            assert ("other" in chain) == ((inner - 1) % 2 == 1)
+    assert len(seen) > 15
 
 
 def test_code_that_dies_is_still_named() -> None:
