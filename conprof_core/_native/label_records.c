@@ -9,7 +9,6 @@
 
 #define TABLE_SLOTS (CONPROF_MAX_LABEL_RECORDS * 2)
 #define BINDING_SLOTS (CONPROF_MAX_BINDINGS * 2)
-#define DELETED ((struct conprof_label_record *)1)
 
 /* One bit a cell id, folded. */
 #define LOOKED_BITS 65536u
@@ -21,8 +20,12 @@ struct binding {
 
 static _Atomic uint64_t looked[LOOKED_BITS / 64]; /* written by: holder of the session lock */
 
-/* owner: holder of the session lock */
+/* owner: holder of the session lock. At most half full, with linear probing: a record lies between
+ * its home, the place of its hash, and the next empty place. Who leaves closes the gap, so that
+ * places once used do not make every search longer: it is done with lock and GIL held. */
 static struct conprof_label_record *table[TABLE_SLOTS];
+
+/* owner: holder of the session lock */
 static struct conprof_label_record *limbo;
 static struct binding *bindings; /* BINDING_SLOTS of them, or NULL before first use */
 static uint32_t binding_count;
@@ -114,6 +117,12 @@ conprof_labels_overflow(void)
     return overflow_record;
 }
 
+static uint32_t
+home_of(uint64_t hash)
+{
+    return (uint32_t)hash % TABLE_SLOTS;
+}
+
 /* Session lock held. The one record of these pairs, counted; NULL when there is no room. */
 static struct conprof_label_record *
 intern(const struct conprof_label *labels, uint32_t count)
@@ -126,24 +135,17 @@ intern(const struct conprof_label *labels, uint32_t count)
     else if (same(overflow_record, hash, labels, count)) {
         record = overflow_record; /* spelled out: content names one record all the same */
     }
-    uint32_t free_at = TABLE_SLOTS;
-    for (uint32_t i = 0; record == NULL && i < TABLE_SLOTS; i++) {
-        uint32_t at = (uint32_t)(hash + i) % TABLE_SLOTS;
-        if (table[at] == NULL || table[at] == DELETED) {
-            free_at = free_at == TABLE_SLOTS ? at : free_at;
-            if (table[at] == NULL) {
-                break;
-            }
-        }
-        else if (same(table[at], hash, labels, count)) {
+    uint32_t at = home_of(hash);
+    while (record == NULL && table[at] != NULL) {
+        if (same(table[at], hash, labels, count)) {
             record = table[at];
-            break;
         }
+        at = (at + 1) % TABLE_SLOTS;
     }
-    if (record == NULL && alive < CONPROF_MAX_LABEL_RECORDS && free_at < TABLE_SLOTS) {
+    if (record == NULL && alive < CONPROF_MAX_LABEL_RECORDS) {
         record = new_record(hash, labels, count);
         if (record != NULL) {
-            table[free_at] = record;
+            table[at] = record;
             alive++;
         }
     }
@@ -201,21 +203,23 @@ conprof_labels_acquire(struct conprof_label_record *record)
     record->refs++;
 }
 
+/* Session lock held. Whoever lies behind the gap and would be cut off by it from its home moves
+ * into it. */
 static void
 remove_from_table(const struct conprof_label_record *record)
 {
-    for (uint32_t i = 0; i < TABLE_SLOTS; i++) {
-        uint32_t at = (uint32_t)(record->hash + i) % TABLE_SLOTS;
-        if (table[at] == record) {
-            /* A place before an empty one ends no probe: it may be empty, too. */
-            uint32_t next = (at + 1) % TABLE_SLOTS;
-            table[at] = table[next] == NULL ? NULL : DELETED;
-            return;
-        }
-        if (table[at] == NULL) {
-            return;
+    uint32_t hole = home_of(record->hash);
+    while (table[hole] != record) {
+        hole = (hole + 1) % TABLE_SLOTS;
+    }
+    for (uint32_t at = (hole + 1) % TABLE_SLOTS; table[at] != NULL; at = (at + 1) % TABLE_SLOTS) {
+        uint32_t from_home = (at - home_of(table[at]->hash)) % TABLE_SLOTS;
+        if (from_home >= (at - hole) % TABLE_SLOTS) {
+            table[hole] = table[at];
+            hole = at;
         }
     }
+    table[hole] = NULL;
 }
 
 void
@@ -315,13 +319,11 @@ conprof_labels_is_known(const struct conprof_label_record *record)
                            sizeof hash)) {
         return false;
     }
-    for (uint32_t i = 0; i < TABLE_SLOTS; i++) {
-        const struct conprof_label_record *at = table[(uint32_t)(hash + i) % TABLE_SLOTS];
-        if (at == record || at == NULL) {
-            return at == record && record != NULL;
-        }
+    uint32_t at = home_of(hash);
+    while (table[at] != NULL && table[at] != record) {
+        at = (at + 1) % TABLE_SLOTS;
     }
-    return false;
+    return table[at] != NULL;
 }
 
 void
