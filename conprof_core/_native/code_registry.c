@@ -69,11 +69,12 @@ struct text {
     uintptr_t data;
     uint32_t bytes;
     uint32_t kind;
+    bool is_cut;
 };
 
-/* SIGNAL-SAFE. */
-static bool
-read_text(uintptr_t object, struct text *text)
+/* SIGNAL-SAFE. `keeps_end`: of a long one the end is copied, not the begin. */
+static __attribute__((noinline)) bool
+read_text(uintptr_t object, bool keeps_end, struct text *text)
 {
     PyASCIIObject head;
     if (object == 0 || !conprof_safe_read(&head, object, sizeof head) || head.length < 0 ||
@@ -84,14 +85,63 @@ read_text(uintptr_t object, struct text *text)
     if (kind != 1 && kind != 2 && kind != 4) {
         return false;
     }
-    size_t bytes = (size_t)head.length * kind;
-    if (bytes > CONPROF_MAX_NAME_BYTES) {
+    size_t bytes = (size_t)head.length * kind, skipped = 0;
+    text->is_cut = bytes > CONPROF_MAX_NAME_BYTES;
+    if (text->is_cut) {
+        skipped = keeps_end ? bytes - CONPROF_MAX_NAME_BYTES : 0;
         bytes = CONPROF_MAX_NAME_BYTES;
     }
-    text->data =
-        object + (head.state.ascii ? sizeof(PyASCIIObject) : sizeof(PyCompactUnicodeObject));
+    text->data = object + skipped +
+                 (head.state.ascii ? sizeof(PyASCIIObject) : sizeof(PyCompactUnicodeObject));
     text->bytes = (uint32_t)bytes;
     text->kind = kind;
+    return true;
+}
+
+/* What the copy needs of a code object. */
+struct facts {
+    uintptr_t name, qualname, filename, table;
+    size_t table_bytes;
+    uint32_t first_line;
+};
+
+/* SIGNAL-SAFE. Not inlined: the copies of whole objects shall be off the stack again when the
+ * rest is done. */
+static __attribute__((noinline)) bool
+read_code(uintptr_t code, struct facts *facts)
+{
+    /* Only the part before the bytecode is copied. */
+    union {
+        PyCodeObject object;
+        char bytes[CONPROF_CODE_FIRST_INSTRUCTION];
+    } head;
+    if ((code & 7) != 0 || !conprof_safe_read(head.bytes, code, CONPROF_CODE_FIRST_INSTRUCTION)) {
+        return false;
+    }
+    PyObject *as_object = (PyObject *)&head.object;
+    Py_ssize_t refcount = Py_REFCNT(as_object);
+    /* A freed block has 0 or the allocator's next pointer in this place. */
+    if (Py_TYPE(as_object) != &PyCode_Type || refcount <= 0 || refcount > (Py_ssize_t)UINT32_MAX) {
+        return false;
+    }
+    *facts = (struct facts){.name = (uintptr_t)head.object.co_name,
+                            .qualname = (uintptr_t)head.object.co_qualname,
+                            .filename = (uintptr_t)head.object.co_filename,
+                            .table = (uintptr_t)head.object.co_linetable,
+                            .first_line = (uint32_t)head.object.co_firstlineno};
+    return true;
+}
+
+/* SIGNAL-SAFE. */
+static __attribute__((noinline)) bool
+read_bytes_size(uintptr_t object, size_t *size)
+{
+    PyVarObject head;
+    if (object == 0 || !conprof_safe_read(&head, object, sizeof head) || head.ob_size < 0 ||
+        Py_TYPE((PyObject *)&head) != &PyBytes_Type) {
+        return false;
+    }
+    *size = (size_t)head.ob_size;
     return true;
 }
 
@@ -101,41 +151,35 @@ words_for(uint32_t bytes)
     return (bytes + 7) / 8;
 }
 
-/* SIGNAL-SAFE. Copies a code object into the ring; returns its new uid, or
+/* SIGNAL-SAFE. */
+static uint64_t
+text_word(const struct text *text)
+{
+    return (text->is_cut ? CONPROF_TEXT_IS_CUT : 0) | (uint64_t)text->kind << 32 | text->bytes;
+}
+
+/* SIGNAL-SAFE. Copies a code object into the ring and enters it; returns its new uid, or
  * CONPROF_UID_NONE when the memory is no code object or there is no room. */
 static uint64_t
 copy_code(struct conprof_ring *ring, uintptr_t code)
 {
-    /* Only the part before the bytecode is copied. */
-    union {
-        PyCodeObject object;
-        char bytes[CONPROF_CODE_FIRST_INSTRUCTION];
-    } head;
-    if ((code & 7) != 0 || !conprof_safe_read(head.bytes, code, CONPROF_CODE_FIRST_INSTRUCTION)) {
+    struct facts facts;
+    struct text qualname, filename;
+    if (!read_code(code, &facts)) {
         return CONPROF_UID_NONE;
     }
-    PyObject *as_object = (PyObject *)&head.object;
-    Py_ssize_t refcount = Py_REFCNT(as_object);
-    /* A freed block has 0 or the allocator's next pointer in this place. */
-    if (Py_TYPE(as_object) != &PyCode_Type || refcount <= 0 || refcount > (Py_ssize_t)UINT32_MAX) {
-        return CONPROF_UID_NONE;
-    }
-    if (head.object.co_filename == head.object.co_name) {
+    if (facts.filename == facts.name) {
         /* The shim that CPython runs below __init__ has no source. */
+        insert(code, CONPROF_UID_HIDDEN);
         return CONPROF_UID_HIDDEN;
     }
-    struct text qualname, filename;
-    PyVarObject table_head;
-    uintptr_t table = (uintptr_t)head.object.co_linetable;
-    if (!read_text((uintptr_t)head.object.co_qualname, &qualname) ||
-        !read_text((uintptr_t)head.object.co_filename, &filename) || table == 0 ||
-        !conprof_safe_read(&table_head, table, sizeof table_head) || table_head.ob_size < 0 ||
-        Py_TYPE((PyObject *)&table_head) != &PyBytes_Type) {
+    if (!read_text(facts.qualname, false, &qualname) ||
+        !read_text(facts.filename, true, &filename) ||
+        !read_bytes_size(facts.table, &facts.table_bytes)) {
         return CONPROF_UID_NONE;
     }
-    uint32_t table_bytes = table_head.ob_size > (Py_ssize_t)CONPROF_MAX_LINETABLE_BYTES
-                               ? CONPROF_MAX_LINETABLE_BYTES
-                               : (uint32_t)table_head.ob_size;
+    bool is_far = facts.table_bytes > CONPROF_MAX_LINETABLE_BYTES;
+    uint32_t table_bytes = is_far ? 0 : (uint32_t)facts.table_bytes;
     uint32_t at_qualname = 1 + CONPROF_CODE_DATA;
     uint32_t at_filename = at_qualname + words_for(qualname.bytes);
     uint32_t at_table = at_filename + words_for(filename.bytes);
@@ -145,31 +189,45 @@ copy_code(struct conprof_ring *ring, uintptr_t code)
     }
     uint64_t uid = atomic_fetch_add_explicit(&next_uid, 1, memory_order_relaxed);
     conprof_ring_put(&slot, 1 + CONPROF_CODE_UID, uid);
-    conprof_ring_put(&slot, 1 + CONPROF_CODE_FIRST_LINE, (uint32_t)head.object.co_firstlineno);
-    conprof_ring_put(&slot, 1 + CONPROF_CODE_QUALNAME,
-                     (uint64_t)qualname.kind << 32 | qualname.bytes);
-    conprof_ring_put(&slot, 1 + CONPROF_CODE_FILENAME,
-                     (uint64_t)filename.kind << 32 | filename.bytes);
+    conprof_ring_put(&slot, 1 + CONPROF_CODE_FIRST_LINE, facts.first_line);
+    conprof_ring_put(&slot, 1 + CONPROF_CODE_QUALNAME, text_word(&qualname));
+    conprof_ring_put(&slot, 1 + CONPROF_CODE_FILENAME, text_word(&filename));
     conprof_ring_put(&slot, 1 + CONPROF_CODE_LINETABLE, table_bytes);
-    bool copied =
-        conprof_ring_copy(&slot, at_qualname, qualname.data, qualname.bytes) &&
-        conprof_ring_copy(&slot, at_filename, filename.data, filename.bytes) &&
-        conprof_ring_copy(&slot, at_table, table + offsetof(PyBytesObject, ob_sval), table_bytes);
+    conprof_ring_put(&slot, 1 + CONPROF_CODE_ADDRESS, is_far ? code : 0);
+    conprof_ring_put(&slot, 1 + CONPROF_CODE_FAR_TABLE, is_far ? facts.table : 0);
+    conprof_ring_put(&slot, 1 + CONPROF_CODE_FAR_BYTES, is_far ? facts.table_bytes : 0);
+    bool copied = conprof_ring_copy(&slot, at_qualname, qualname.data, qualname.bytes) &&
+                  conprof_ring_copy(&slot, at_filename, filename.data, filename.bytes) &&
+                  conprof_ring_copy(&slot, at_table, facts.table + offsetof(PyBytesObject, ob_sval),
+                                    table_bytes);
+    if (copied) {
+        /* Before it is published: the drain looks it up to see whether it is alive. A sample that
+         * finds it here meanwhile comes to stand behind it in the ring all the same. */
+        insert(code, uid);
+    }
     conprof_ring_publish(&slot, copied ? CONPROF_RECORD_CODE : CONPROF_RECORD_PAD);
     return copied ? uid : CONPROF_UID_NONE;
+}
+
+bool
+conprof_registry_read_table(uint64_t uid, uintptr_t code, uintptr_t table, void *to, size_t bytes)
+{
+    size_t size;
+    if (!conprof_safe_read(to, table + offsetof(PyBytesObject, ob_sval), bytes) ||
+        !read_bytes_size(table, &size) || size != bytes) {
+        return false;
+    }
+    /* Who lets a code die evicts it before its memory changes: what was read is the code's if it
+     * is still here. */
+    atomic_thread_fence(memory_order_seq_cst);
+    return find(code) == uid;
 }
 
 uint64_t
 conprof_registry_uid(struct conprof_ring *ring, uintptr_t code)
 {
     uint64_t uid = find(code);
-    if (uid == CONPROF_UID_NONE) {
-        uid = copy_code(ring, code);
-        if (uid != CONPROF_UID_NONE) {
-            insert(code, uid);
-        }
-    }
-    return uid;
+    return uid != CONPROF_UID_NONE ? uid : copy_code(ring, code);
 }
 
 void
@@ -180,12 +238,14 @@ conprof_registry_evict(uintptr_t code)
         struct slot *slot = &slots[(at + i) & (CONPROF_REGISTRY_SLOTS - 1)];
         uintptr_t key = atomic_load_explicit(&slot->key, memory_order_relaxed);
         if (key == KEY_EMPTY) {
-            return;
+            break;
         }
         if (key == code) {
             atomic_store_explicit(&slot->key, KEY_EVICTED, memory_order_release);
         }
     }
+    /* Before the memory changes (conprof_registry_read_table). */
+    atomic_thread_fence(memory_order_seq_cst);
 }
 
 void
@@ -199,13 +259,16 @@ conprof_registry_forget(uint64_t uid)
     }
 }
 
+/* A place that was ever used is never empty again: an eviction that is under way, or comes later,
+ * would end its search there and leave what a handler has entered behind it meanwhile. */
 void
 conprof_registry_reset(void)
 {
     for (uint32_t i = 0; i < CONPROF_REGISTRY_SLOTS; i++) {
-        /* Untouched pages stay untouched. */
-        if (atomic_load_explicit(&slots[i].key, memory_order_relaxed) != KEY_EMPTY) {
-            atomic_store_explicit(&slots[i].key, KEY_EMPTY, memory_order_release);
+        uintptr_t key = atomic_load_explicit(&slots[i].key, memory_order_acquire);
+        /* Untouched pages stay untouched, and who has claimed a place will enter his code. */
+        if (key > KEY_CLAIMED) {
+            atomic_compare_exchange_strong(&slots[i].key, &key, KEY_EVICTED);
         }
     }
 }

@@ -84,6 +84,7 @@ decode(char *to, const unsigned char *from, uint32_t bytes, uint32_t kind)
     return written;
 }
 
+/* `table` may be NULL: then the caller fills it in. */
 static struct conprof_code *
 new_code(const char *name, size_t name_bytes, const char *file, size_t file_bytes,
          const void *table, size_t table_bytes, int32_t first_line)
@@ -100,7 +101,7 @@ new_code(const char *name, size_t name_bytes, const char *file, size_t file_byte
     code->wait_rank = conprof_wait_place_rank(name, name_bytes, file, file_bytes);
     memcpy(code->data, name, name_bytes);
     memcpy(code->data + name_bytes, file, file_bytes);
-    if (table_bytes > 0) {
+    if (table != NULL && table_bytes > 0) {
         memcpy(code->data + name_bytes + file_bytes, table, table_bytes);
     }
     code->hash =
@@ -123,14 +124,14 @@ conprof_code_is_twin(const struct conprof_code *a, const struct conprof_code *b)
            memcmp(a->data, b->data, (size_t)a->name_bytes + a->file_bytes) == 0;
 }
 
-static const char *
-line_table(const struct conprof_code *code)
+static char *
+line_table(struct conprof_code *code)
 {
     return code->data + code->name_bytes + code->file_bytes;
 }
 
 static bool
-is_same(const struct conprof_code *a, const struct conprof_code *b)
+is_same(struct conprof_code *a, struct conprof_code *b)
 {
     return conprof_code_is_twin(a, b) && a->table_bytes == b->table_bytes &&
            memcmp(line_table(a), line_table(b), a->table_bytes) == 0;
@@ -146,36 +147,80 @@ replace(struct conprof_code **place, struct conprof_code *code)
     *place = code;
 }
 
-void
-conprof_code_table_add(const uint64_t *words, uint32_t n)
+/* The ellipsis in UTF-8. */
+#define MARK "\xe2\x80\xa6"
+#define MARK_BYTES (sizeof MARK - 1)
+
+/* Latin-1 doubles at most, wider kinds grow less. */
+#define MAX_DECODED (2 * CONPROF_MAX_NAME_BYTES + MARK_BYTES)
+
+/* Decodes the characters of a record's string into `to`, which has room for MAX_DECODED bytes;
+ * where it was cut stands an ellipsis. 0 when the word is none. */
+static size_t
+read_string(char *to, uint64_t word, const void *from, bool lacks_begin)
 {
-    if (n < CONPROF_CODE_DATA) {
-        return;
+    uint32_t kind = (uint32_t)(word >> 32) & 7, bytes = (uint32_t)word;
+    if ((kind != 1 && kind != 2 && kind != 4) || bytes > CONPROF_MAX_NAME_BYTES) {
+        return 0;
     }
-    uint32_t name_kind = (uint32_t)(words[CONPROF_CODE_QUALNAME] >> 32);
-    uint32_t name_raw = (uint32_t)words[CONPROF_CODE_QUALNAME];
-    uint32_t file_kind = (uint32_t)(words[CONPROF_CODE_FILENAME] >> 32);
-    uint32_t file_raw = (uint32_t)words[CONPROF_CODE_FILENAME];
+    bool is_cut = (word & CONPROF_TEXT_IS_CUT) != 0;
+    size_t at = 0;
+    if (is_cut && lacks_begin) {
+        memcpy(to, MARK, MARK_BYTES);
+        at = MARK_BYTES;
+    }
+    at += decode(to + at, from, bytes, kind);
+    if (is_cut && !lacks_begin) {
+        memcpy(to + at, MARK, MARK_BYTES);
+        at += MARK_BYTES;
+    }
+    return at;
+}
+
+/* Makes the code of a record of `n` words, whose table is in it or still in the code object. NULL
+ * without memory, or if it is no such record. */
+static struct conprof_code *
+read_record(const uint64_t *words, uint32_t n)
+{
+    /* owner: holder of the session lock; too large for a stack */
+    static char name[MAX_DECODED], file[MAX_DECODED];
+    uint32_t name_words = ((uint32_t)words[CONPROF_CODE_QUALNAME] + 7) / 8;
+    uint32_t file_words = ((uint32_t)words[CONPROF_CODE_FILENAME] + 7) / 8;
     uint32_t table_bytes = (uint32_t)words[CONPROF_CODE_LINETABLE];
+    uint64_t far_bytes = words[CONPROF_CODE_FAR_BYTES];
     const uint64_t *at = words + CONPROF_CODE_DATA;
-    if (name_raw > CONPROF_MAX_NAME_BYTES || file_raw > CONPROF_MAX_NAME_BYTES ||
+    if (name_words > CONPROF_MAX_NAME_BYTES / 8 || file_words > CONPROF_MAX_NAME_BYTES / 8 ||
         table_bytes > CONPROF_MAX_LINETABLE_BYTES ||
-        CONPROF_CODE_DATA + (name_raw + 7) / 8 + (file_raw + 7) / 8 + (table_bytes + 7) / 8 > n) {
-        return;
+        CONPROF_CODE_DATA + name_words + file_words + (table_bytes + 7) / 8 > n) {
+        return NULL;
     }
-    /* Latin-1 doubles at most, wider kinds grow less. */
-    char name[CONPROF_MAX_NAME_BYTES * 4], file[CONPROF_MAX_NAME_BYTES * 4];
-    size_t name_bytes = decode(name, (const unsigned char *)at, name_raw, name_kind);
-    at += (name_raw + 7) / 8;
-    size_t file_bytes = decode(file, (const unsigned char *)at, file_raw, file_kind);
-    at += (file_raw + 7) / 8;
+    size_t name_bytes = read_string(name, words[CONPROF_CODE_QUALNAME], at, false);
+    size_t file_bytes = read_string(file, words[CONPROF_CODE_FILENAME], at + name_words, true);
+    at += name_words + file_words;
     if (name_bytes == 0) {
         name[0] = '?';
         name_bytes = 1;
     }
     int32_t first_line = (int32_t)(uint32_t)words[CONPROF_CODE_FIRST_LINE];
-    struct conprof_code *code = new_code(name, name_bytes, file, file_bytes, at, table_bytes,
-                                         first_line < 1 ? 1 : first_line);
+    first_line = first_line < 1 ? 1 : first_line;
+    if (far_bytes == 0 || far_bytes > CONPROF_MAX_FAR_LINETABLE_BYTES) {
+        return new_code(name, name_bytes, file, file_bytes, at, table_bytes, first_line);
+    }
+    struct conprof_code *code =
+        new_code(name, name_bytes, file, file_bytes, NULL, far_bytes, first_line);
+    if (code != NULL &&
+        !conprof_registry_read_table(words[CONPROF_CODE_UID], words[CONPROF_CODE_ADDRESS],
+                                     words[CONPROF_CODE_FAR_TABLE], line_table(code), far_bytes)) {
+        conprof_code_release(code);
+        code = new_code(name, name_bytes, file, file_bytes, NULL, 0, first_line);
+    }
+    return code;
+}
+
+void
+conprof_code_table_add(const uint64_t *words, uint32_t n)
+{
+    struct conprof_code *code = n < CONPROF_CODE_DATA ? NULL : read_record(words, n);
     if (code == NULL) {
         return;
     }
@@ -258,10 +303,11 @@ read_signed(const unsigned char **at, const unsigned char *end, int32_t *value)
 int32_t
 conprof_code_line(const struct conprof_code *code, int32_t instruction)
 {
-    const unsigned char *at = (const unsigned char *)line_table(code);
+    const unsigned char *at =
+        (const unsigned char *)code->data + code->name_bytes + code->file_bytes;
     const unsigned char *end = at + code->table_bytes;
-    /* A table that was cut, or is none, may sum up to anything: 64 bits hold it (32 KiB
-     * of deltas of 31 bits), and what is no line number is not passed on. */
+    /* A table that is none may sum up to anything: 64 bits hold it (1 MiB of deltas of 31 bits),
+     * and what is no line number is not passed on. */
     int64_t line = code->first_line, passed = 0;
     int32_t known = code->first_line;
     if (instruction < 0) {

@@ -62,7 +62,7 @@ void conprof_code_table_reset(void);
 
 /* Any thread, no lock: the line of an instruction (index in code units, -1 before
  * the first), from the location table of PEP 626 and its successor format
- * (CPython Objects/locations.md). The first line when the table does not say. */
+ * (CPython Objects/locations.md). The first line where there is no table or it does not say. */
 int32_t conprof_code_line(const struct conprof_code *code, int32_t instruction);
 
 #endif
