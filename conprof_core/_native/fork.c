@@ -9,6 +9,7 @@
 #include "calls.h"
 #include "clock.h"
 #include "drain.h"
+#include "heap_sample.h"
 #include "heap_table.h"
 #include "lock.h"
 #include "sampler.h"
@@ -20,6 +21,7 @@ static void
 before_fork(void)
 {
     conprof_lock();
+    conprof_heap_sample_prefork();
     conprof_heap_prefork();
 }
 
@@ -27,6 +29,7 @@ static void
 after_fork_in_parent(void)
 {
     conprof_heap_postfork();
+    conprof_heap_sample_postfork();
     conprof_unlock();
 }
 
@@ -39,6 +42,7 @@ after_fork_in_child(void)
     conprof_drain_is_gone();
     conprof_lock_adopt();
     conprof_heap_postfork();
+    conprof_heap_sample_postfork();
     conprof_unlock();
 }
 

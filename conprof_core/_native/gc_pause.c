@@ -38,7 +38,8 @@ draw_quantum(void)
 static void
 emit(uint32_t generation, bool is_placed)
 {
-    struct conprof_stack stack = {.leaf_count = 0};
+    /* owner: holder of the main interpreter's GIL; too large for the stack of whoever collects */
+    static struct conprof_stack stack;
     struct conprof_ring_slot slot;
     const PyThreadState *ts = PyThreadState_Get();
     if (ts->interp != conprof_sampler.interpreter) {

@@ -2,6 +2,7 @@
 #include "heap.h"
 
 #include <math.h>
+#include <string.h>
 #include <sys/types.h>
 
 #include "clock.h"
@@ -292,7 +293,9 @@ aged_record(struct aged *memory, struct conprof_label_record *record)
 void
 conprof_heap_charge_live(struct conprof_window *window, bool ends_period)
 {
-    struct aged memory[AGED_SLOTS] = {0};
+    /* owner: holder of the session lock, who may be a thread of the application's */
+    static struct aged memory[AGED_SLOTS];
+    memset(memory, 0, sizeof memory);
     uint32_t number = window_number + 1;
     if (ends_period) {
         window_number = number;

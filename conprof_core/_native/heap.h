@@ -13,8 +13,9 @@
  *
  * Invariants
  *   - A hook calls no Python API that allocates or changes anything, takes no lock but the
- *     heap lock (and the session lock when the ring is full), and waits for nobody who may
- *     want the GIL.
+ *     heap lock and that of heap_sample.c, and waits for nobody who may want the GIL. It needs
+ *     CONPROF_HOOK_STACK_BYTES of stack at most (stack_bounds.h): what finds no room in the
+ *     ring, though the drain was given 2 ms, is lost and counted, never drained here.
  *   - A live block is in the heap table before its address is known to anybody, and out of
  *     it before the allocator gets its memory back. So a live block is never counted as
  *     freed, and a freed one never as live, whatever thread frees it.

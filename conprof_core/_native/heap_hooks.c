@@ -47,24 +47,26 @@ enum domain { RAW, MEM, OBJ, DOMAINS };
 static const PyMemAllocatorDomain python_domains[DOMAINS] = {
     [RAW] = PYMEM_DOMAIN_RAW, [MEM] = PYMEM_DOMAIN_MEM, [OBJ] = PYMEM_DOMAIN_OBJ};
 
-/* Whom our hooks call. A chain never changes once it is published: a thread may stand
- * between two loads. */
+/* Whom our hooks call. A chain never changes once it is published: a thread may stand between two
+ * loads. That is true of every domain, as MEM and OBJ serve interpreters with a GIL of their own,
+ * too. */
 struct chain {
     PyMemAllocatorEx next[DOMAINS];
 };
 #define MAX_CHAINS 16
-static struct chain chains[MAX_CHAINS];
-static PyMemAllocatorEx with_gil[DOMAINS]; /* owner: GIL holder; the chain's, for MEM and OBJ */
-static uint32_t chain_count;               /* owner: GIL holder */
-static _Atomic(struct chain *) chain;      /* written by: GIL holder */
-static bool is_installed; /* owner: GIL holder; ours are in front, or below others */
-static PyMemAllocatorEx installed[DOMAINS]; /* owner: GIL holder; what stands in the table then */
+static struct chain chains[MAX_CHAINS]; /* written by: holder of the main interpreter's GIL */
+static uint32_t chain_count;            /* owner: holder of the main interpreter's GIL */
+static _Atomic(struct chain *) chain;   /* written by: holder of the main interpreter's GIL */
+/* owner: holder of the main interpreter's GIL */
+static bool is_installed;                   /* ours are in front, or below others */
+static PyMemAllocatorEx installed[DOMAINS]; /* what stands in the table then */
 
-/* owner: GIL holder. The allocators of MEM and OBJ are pymalloc, or call it with our addresses: it
- * hands what does not lie in its pools to RAW, to be allocated and to be freed. So a block of
- * theirs that may be followed is made too large for the pools, and theirs need no hook on free:
- * most blocks are never sampled, and of those nobody asks. */
-static bool frees_come_as_raw;
+/* Written by: holder of the main interpreter's GIL. Other interpreters may see an old value, and
+ * need none: their blocks are not followed. The allocators of MEM and OBJ are pymalloc, or call it
+ * with our addresses: it hands what does not lie in its pools to RAW, to be allocated and to be
+ * freed. So a block of theirs that may be followed is made too large for the pools, and theirs need
+ * no hook on free: most blocks are never sampled, and of those nobody asks. */
+static atomic_bool frees_come_as_raw;
 
 /* owner: its thread. Zero in a new thread. */
 static __thread struct {
@@ -125,12 +127,10 @@ count(void *block, size_t bytes)
 
 /* ---- the hooks ---- */
 
-/* RAW may be called while the chain changes; the others have the GIL and save a load. */
 static inline const PyMemAllocatorEx *
 next_of(enum domain domain)
 {
-    return domain == RAW ? &atomic_load_explicit(&chain, memory_order_acquire)->next[RAW]
-                         : &with_gil[domain];
+    return &atomic_load_explicit(&chain, memory_order_acquire)->next[domain];
 }
 
 /* The shortest path: takes a block off the distance, which is one instruction where it is written
@@ -152,7 +152,8 @@ give_back(size_t bytes)
 static inline size_t
 to_ask(enum domain domain, size_t bytes)
 {
-    bool may_be_followed = (int64_t)bytes > own.left && domain != RAW && frees_come_as_raw;
+    bool may_be_followed = (int64_t)bytes > own.left && domain != RAW &&
+                           atomic_load_explicit(&frees_come_as_raw, memory_order_relaxed);
     return may_be_followed && bytes < UNPOOLED_BYTES ? UNPOOLED_BYTES : bytes;
 }
 
@@ -286,15 +287,18 @@ HOOKS(obj, OBJ)
 static void *
 pooled_malloc(void *Py_UNUSED(ctx), size_t bytes)
 {
-    const PyMemAllocatorEx *next = next_of(OBJ);
     if (!LIKELY(bytes - 1 < SMALL_BYTES)) {
-        return allocate(next, OBJ, bytes);
+        return allocate(next_of(OBJ), OBJ, bytes);
     }
     if (!LIKELY(take(bytes))) {
-        return allocate_taken(next, OBJ, bytes);
+        return allocate_taken(next_of(OBJ), OBJ, bytes);
     }
     void *block = conprof_heap_pools_take(bytes);
-    return LIKELY(block != NULL) ? block : next->malloc(next->ctx, bytes);
+    if (LIKELY(block != NULL)) {
+        return block;
+    }
+    const PyMemAllocatorEx *next = next_of(OBJ);
+    return next->malloc(next->ctx, bytes);
 }
 
 /* RAW: called with or without the GIL, also by the allocators below our other hooks. */
@@ -358,7 +362,7 @@ is_same(const PyMemAllocatorEx *a, const PyMemAllocatorEx *b)
 static bool
 comes_as_raw(enum domain domain, size_t bytes)
 {
-    const PyMemAllocatorEx *next = &with_gil[domain];
+    const PyMemAllocatorEx *next = next_of(domain);
     own.inside++;
     void *block = next->malloc(next->ctx, bytes);
     own.inside--;
@@ -375,8 +379,7 @@ put_in_front(void)
     const struct chain *now = atomic_load(&chain);
     bool may_be_pooled = conprof_heap_pools_may_be_used();
     conprof_heap_pools_forget();
-    memcpy(with_gil, now->next, sizeof with_gil);
-    frees_come_as_raw = false;
+    atomic_store(&frees_come_as_raw, false);
     for (int i = 0; i < DOMAINS; i++) {
         installed[i] = hooks[i];
         installed[i].ctx = now->next[i].ctx;
@@ -388,20 +391,21 @@ put_in_front(void)
         all_come = all_come && comes_as_raw(i, UNPOOLED_BYTES) && comes_as_raw(i, 4096);
     }
     if (all_come) {
-        bool is_pooled = may_be_pooled && conprof_heap_pools_prove(&with_gil[MEM], &with_gil[OBJ]);
+        bool is_pooled =
+            may_be_pooled && conprof_heap_pools_prove(&now->next[MEM], &now->next[OBJ]);
         for (int i = MEM; i <= OBJ; i++) {
             installed[i].malloc = is_pooled ? pooled_malloc : installed[i].malloc;
             installed[i].free = now->next[i].free;
             PyMem_SetAllocator(python_domains[i], &installed[i]);
         }
-        frees_come_as_raw = true;
+        atomic_store(&frees_come_as_raw, true);
     }
 }
 
 bool
 conprof_heap_hooks_see_all_frees(void)
 {
-    return is_installed && !frees_come_as_raw;
+    return is_installed && !atomic_load(&frees_come_as_raw);
 }
 
 /* Domains of which an allocation of so many bytes comes to our hooks. */

@@ -1,7 +1,9 @@
 /* heap_sample.c: see heap_sample.h. */
 #include "heap_sample.h"
 
+#include <pthread.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "capture.h"
@@ -10,10 +12,17 @@
 #include "heap.h"
 #include "heap_table.h"
 #include "sampler.h"
-#include "session.h"
 
-/* Blocks kept free for threads that sample at the same time. */
-#define ALMOST_ALL_BLOCKS (CONPROF_HEAP_MAX_BLOCKS - 256)
+/* Where a sampled allocation waits for the drain, 2 ms at most. */
+#define NEARLY_FULL (CONPROF_RING_WORDS / 4 * 3)
+#define WAIT_STEP_NS 50000
+#define WAIT_STEPS 20 /* each takes twice its time: the kernel's slack is as long */
+
+/* The walk's buffer is too large for the stack of whoever allocates, which may be a few KiB from
+ * its end. Who holds the lock has all signals blocked, takes only the heap lock behind it and
+ * allocates nothing; who forks holds it meanwhile. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct conprof_stack scratch; /* owner: holder of the lock */
 
 /* owner: its thread. xorshift64*; 0: not seeded. */
 static __thread uint64_t own_random __attribute__((tls_model("initial-exec")));
@@ -34,8 +43,8 @@ conprof_heap_draw(void)
 }
 
 /* Where the calling thread stands: how many words conprof_capture_put writes of `stack`, or
- * 0 and one synthetic word in `word`. */
-static uint32_t
+ * 0 and one synthetic word in `word`. Not inlined, as nothing of ours needs more stack. */
+static __attribute__((noinline)) uint32_t
 walk(const PyThreadState *ts, struct conprof_stack *stack, uint64_t *word)
 {
     /* The drain knows the thread's name. */
@@ -57,19 +66,6 @@ walk(const PyThreadState *ts, struct conprof_stack *stack, uint64_t *word)
     }
     *word = conprof_frame_word(CONPROF_UID_UNWALKABLE, 0);
     return 0;
-}
-
-static bool
-reserve(uint32_t words, struct conprof_ring_slot *slot)
-{
-    if (conprof_heap_table_used() < ALMOST_ALL_BLOCKS &&
-        conprof_ring_reserve(&conprof_sampler.ring, words, slot)) {
-        return true;
-    }
-    /* Only when memory is allocated faster than the drain gets a turn. Whoever holds the
-     * session lock waits for no GIL, so this ends. */
-    conprof_session_drain(true);
-    return conprof_ring_reserve(&conprof_sampler.ring, words, slot);
 }
 
 /* Enters the block, unless it drops out because the mean has grown since its point was
@@ -99,29 +95,28 @@ follow(uintptr_t address, size_t bytes, bool is_followed, double *mean, uint32_t
     return is_kept;
 }
 
-void
-conprof_heap_sample(uintptr_t address, size_t bytes, double mean)
+/* Lock held. Puts the sample into the ring, with the walked stack, or `word` if that has no frames;
+ * false when it has no room. */
+static __attribute__((noinline)) bool
+put(const PyThreadState *ts, uint32_t frames, uint64_t word, uintptr_t address, size_t bytes,
+    double mean)
 {
-    struct conprof_stack stack;
-    uint64_t word;
-    struct conprof_marks marks = conprof_marks_none();
-    const PyThreadState *ts = conprof_own_thread_state();
     bool is_main = ts == NULL || ts->interp == conprof_sampler.interpreter;
-    uint32_t frames = walk(ts, &stack, &word);
+    struct conprof_marks marks = conprof_marks_none();
     if (ts != NULL && is_main) {
         marks = conprof_capture_marks(ts);
     }
     struct conprof_ring_slot slot;
-    if (!reserve(1 + CONPROF_ALLOC_FRAMES + (frames > 0 ? frames : 1) +
-                     conprof_capture_trace_words(&marks.trace),
-                 &slot)) {
-        atomic_fetch_add_explicit(&conprof_heap.lost, 1, memory_order_relaxed);
-        return;
+    if (!conprof_ring_reserve(&conprof_sampler.ring,
+                              1 + CONPROF_ALLOC_FRAMES + (frames > 0 ? frames : 1) +
+                                  conprof_capture_trace_words(&marks.trace),
+                              &slot)) {
+        return false;
     }
     uint32_t block;
     if (!follow(address, bytes, is_main, &mean, &block)) {
         conprof_ring_publish(&slot, CONPROF_RECORD_PAD);
-        return;
+        return true;
     }
     bool is_paused = atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BLOCK, block);
@@ -132,17 +127,71 @@ conprof_heap_sample(uintptr_t address, size_t bytes, double mean)
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BYTES, bytes);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_MEAN, (uint64_t)mean);
     if (frames > 0) {
-        conprof_capture_put(&slot, 1 + CONPROF_ALLOC_FRAMES, &stack);
+        conprof_capture_put(&slot, 1 + CONPROF_ALLOC_FRAMES, &scratch);
     }
     else {
         conprof_ring_put(&slot, 1 + CONPROF_ALLOC_FRAMES, word);
     }
     conprof_capture_publish(&slot, CONPROF_RECORD_ALLOC, &marks.trace);
     atomic_fetch_add_explicit(&conprof_heap.samples, 1, memory_order_relaxed);
+    return true;
+}
+
+/* Gives the drain a moment when the ring is nearly full: memory is allocated faster than it gets a
+ * turn. It wants neither GIL nor our lock. Twice in a row without any success nobody waits, and by
+ * a raw call, as libc's is a point of cancellation. */
+static void
+wait_for_drain(void)
+{
+    static _Atomic uint64_t in_vain_at = UINT64_MAX; /* written by: hooks */
+    const struct timespec pause = {.tv_nsec = WAIT_STEP_NS};
+    struct conprof_ring *ring = &conprof_sampler.ring;
+    uint64_t consumed = atomic_load(&ring->consumed);
+    if (atomic_load(&in_vain_at) == consumed) {
+        return;
+    }
+    conprof_sampler_call_drain();
+    for (int i = 0; i < WAIT_STEPS; i++) {
+        syscall(SYS_nanosleep, &pause, NULL);
+        if (conprof_ring_fill(ring) < NEARLY_FULL) {
+            return;
+        }
+    }
+    atomic_store(&in_vain_at, consumed);
+}
+
+void
+conprof_heap_sample(uintptr_t address, size_t bytes, double mean)
+{
+    const PyThreadState *ts = conprof_own_thread_state();
+    uint64_t word;
+    if (conprof_ring_fill(&conprof_sampler.ring) > NEARLY_FULL) {
+        wait_for_drain();
+    }
+    pthread_mutex_lock(&lock);
+    uint32_t frames = walk(ts, &scratch, &word);
+    bool has_room = put(ts, frames, word, address, bytes, mean);
+    pthread_mutex_unlock(&lock);
+    if (!has_room) {
+        /* To drain here would take many times the stack and the time that an allocation may. */
+        atomic_fetch_add_explicit(&conprof_heap.lost, 1, memory_order_relaxed);
+    }
     if (conprof_ring_fill(&conprof_sampler.ring) > CONPROF_CALL_DRAIN_AT ||
         conprof_heap_table_used() > CONPROF_HEAP_MAX_BLOCKS / 8 * 7 ||
         conprof_monotonic_ns() >
             atomic_load_explicit(&conprof_heap.look_ns, memory_order_relaxed)) {
         conprof_sampler_call_drain();
     }
+}
+
+void
+conprof_heap_sample_prefork(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+void
+conprof_heap_sample_postfork(void)
+{
+    pthread_mutex_unlock(&lock);
 }

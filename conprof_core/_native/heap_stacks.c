@@ -58,7 +58,8 @@ struct conprof_heap_stack *
 conprof_heap_stacks_intern(const struct conprof_window *window, const struct conprof_row *row,
                            const uint64_t *frames, uint32_t n)
 {
-    struct conprof_location locations[MAX_LENGTH];
+    /* owner: holder of the session lock, who may be a thread of the application's */
+    static struct conprof_location locations[MAX_LENGTH];
     const struct conprof_stack_row *known = row == NULL ? NULL : &window->stacks[row->stack];
     n = n < MAX_LENGTH ? n : MAX_LENGTH;
     if (known != NULL && (known->length != n || n == 1)) {

@@ -173,7 +173,8 @@ conprof_label_records_intern(const struct conprof_label *labels, uint32_t count)
 struct conprof_label_record *
 conprof_labels_extend(const struct conprof_label_record *record, const struct conprof_label *more)
 {
-    struct conprof_label labels[CONPROF_MAX_LABELS + 1];
+    /* owner: holder of the session lock, who may be a thread of the application's */
+    static struct conprof_label labels[CONPROF_MAX_LABELS + 1];
     uint32_t count = 0;
     bool is_placed = false;
     for (uint32_t i = 0; i < record->count && i < CONPROF_MAX_LABELS; i++) {

@@ -53,44 +53,59 @@ static PyTypeObject label_set_type = {
     .tp_methods = label_set_methods,
 };
 
-/* Makes a LabelSet of a sorted list of (str, str) tuples. */
-static PyObject *
-label_set_from_sorted(PyObject *pairs)
+/* Reads sorted pairs of str; false with an exception. */
+static bool
+read_pairs(PyObject *pairs, struct conprof_label *labels)
 {
-    struct conprof_label labels[CONPROF_MAX_LABELS];
-    Py_ssize_t count = PyList_GET_SIZE(pairs);
-    if (count > (Py_ssize_t)CONPROF_MAX_LABELS) {
-        return PyErr_Format(PyExc_ValueError, "a label set holds at most %d labels, not %zd",
-                            (int)CONPROF_MAX_LABELS, count);
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(pairs); i++) {
         PyObject *pair = PyList_GET_ITEM(pairs, i);
         PyObject *key, *value;
         if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "UU", &key, &value)) {
             PyErr_SetString(PyExc_TypeError, "labels are pairs of str");
-            return NULL;
+            return false;
         }
         Py_ssize_t key_bytes, value_bytes;
         labels[i].key = PyUnicode_AsUTF8AndSize(key, &key_bytes);
         labels[i].value =
             labels[i].key == NULL ? NULL : PyUnicode_AsUTF8AndSize(value, &value_bytes);
         if (labels[i].value == NULL) {
-            return NULL;
+            return false;
         }
         labels[i].key_bytes = (uint32_t)key_bytes;
         labels[i].value_bytes = (uint32_t)value_bytes;
     }
-    conprof_label_set *set = PyObject_New(conprof_label_set, &label_set_type);
-    if (set == NULL) {
-        return NULL;
+    return true;
+}
+
+/* Makes a LabelSet of a sorted list of (str, str) tuples. */
+static PyObject *
+label_set_from_sorted(PyObject *pairs)
+{
+    Py_ssize_t count = PyList_GET_SIZE(pairs);
+    if (count > (Py_ssize_t)CONPROF_MAX_LABELS) {
+        return PyErr_Format(PyExc_ValueError, "a label set holds at most %d labels, not %zd",
+                            (int)CONPROF_MAX_LABELS, count);
     }
-    set->record = NULL;
-    set->items = PyList_AsTuple(pairs);
-    if (set->items == NULL) {
-        Py_DECREF(set);
-        return NULL;
+    /* Not on the stack: it is the application's. */
+    struct conprof_label *labels = PyMem_Malloc((size_t)count * sizeof *labels);
+    if (labels == NULL) {
+        return PyErr_NoMemory();
     }
-    set->record = conprof_label_records_intern(labels, (uint32_t)count);
+    conprof_label_set *set = NULL;
+    if (read_pairs(pairs, labels)) {
+        set = PyObject_New(conprof_label_set, &label_set_type);
+    }
+    if (set != NULL) {
+        set->record = NULL;
+        set->items = PyList_AsTuple(pairs);
+        if (set->items != NULL) {
+            set->record = conprof_label_records_intern(labels, (uint32_t)count);
+        }
+        else {
+            Py_CLEAR(set);
+        }
+    }
+    PyMem_Free(labels);
     return (PyObject *)set;
 }
 

@@ -53,14 +53,18 @@ read_place(PyObject *row, struct place *place)
 PyObject *
 conprof_wait_places_set(PyObject *Py_UNUSED(module), PyObject *rows)
 {
-    struct place read[CONPROF_MAX_WAIT_PLACES];
     if (!PyList_CheckExact(rows) || PyList_GET_SIZE(rows) > (Py_ssize_t)CONPROF_MAX_WAIT_PLACES) {
         PyErr_SetString(PyExc_TypeError, "rows must be a list, and not too long");
         return NULL;
     }
     uint32_t count = (uint32_t)PyList_GET_SIZE(rows);
+    struct place *read = PyMem_Malloc(CONPROF_MAX_WAIT_PLACES * sizeof *read);
+    if (read == NULL) {
+        return PyErr_NoMemory();
+    }
     for (uint32_t i = 0; i < count; i++) {
         if (!read_place(PyList_GET_ITEM(rows, i), &read[i])) {
+            PyMem_Free(read);
             return NULL;
         }
     }
@@ -71,6 +75,7 @@ conprof_wait_places_set(PyObject *Py_UNUSED(module), PyObject *rows)
         place_count = count;
     }
     conprof_unlock();
+    PyMem_Free(read);
     Py_RETURN_NONE;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -22,9 +23,13 @@ HEAP = Measured(types=("heap",))
 
 @pytest.mark.parametrize("kind", ["pprof", "otlp"])
 def test_ids_of_one_two_and_three_bytes_name_what_was_sampled(kind: str) -> None:
-    space: dict[str, Any] = {"kept": []}
+    space: dict[str, Any] = {"kept": [], "sleep": time.sleep}
     exec("made = [" + "".join("lambda: bytes(20_000),\n" for _ in range(LINES)) + "]", space)
-    calls = "".join(f" kept.append(made[{at}]())\n" for at in range(LINES))
+    # With a pause for the drain, as all of them are more than the ring takes.
+    calls = "".join(
+        f" kept.append(made[{at}]())\n" + " sleep(0.02)\n" * (at % 400 == 399)
+        for at in range(LINES)
+    )
     exec(f"def call():\n{calls}", space)
     exporter = MemoryExporter(naming.otlp(HEAP) if kind == "otlp" else naming.go(HEAP))
     profiler = Profiler(profile_types="heap", heap_sample_bytes=1024, exporters=(exporter,))
