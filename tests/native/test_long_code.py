@@ -102,9 +102,11 @@ def test_a_line_table_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert the_line(captured) == 8002
 
 
-@pytest.mark.parametrize("letter", ["n", "é", "ж", "𝔵"], ids=["ascii", "latin", "two", "four"])
+@pytest.mark.parametrize(
+    "letter", ["n", "é", "\u0436", "\U0001d535"], ids=["ascii", "latin", "two", "four"]
+)
 def test_what_is_missing_of_a_name_is_told(letter: str) -> None:
-    width = {"n": 1, "é": 1, "ж": 2, "𝔵": 4}[letter]
+    width = {"n": 1, "é": 1, "\u0436": 2, "\U0001d535": 4}[letter]
     name, file = "N" + letter * 5000, "/start/" + letter * 5000 + "/end.py"
     function = generated(3, name, file)
     with capture(cpu_profile_rate=500) as captured:
