@@ -36,6 +36,10 @@ class Unreadable(Exception):  # noqa: N818 - a state that the handler answers, n
     """Why nothing can be read now, and what to do about it."""
 
 
+def _length_ns(window: EngineWindow) -> int:
+    return window.end_ns - window.start_ns
+
+
 class _Pieces:
     """Consecutive windows, of which at most ``MAX_PIECES`` are kept apart."""
 
@@ -62,8 +66,11 @@ class _Pieces:
         if not earlier and not more:
             return last
         parts = [*(Part(window, _FLOWS) for window in earlier), Part(last), *more]
+        # Not from the first to the last: the clock may have been set in between.
         start_ns = self._windows[0].start_ns
-        return self._engine.join(parts, start_ns=start_ns, end_ns=last.end_ns)
+        return self._engine.join(
+            parts, start_ns=start_ns, end_ns=start_ns + sum(map(_length_ns, self._windows))
+        )
 
 
 class Reading:
@@ -155,10 +162,11 @@ class Cuts:
                 parts = [Part(window, ALLOCATED)]
                 if total is not None:
                     parts.insert(0, Part(total, ALLOCATED))
+                before = window if total is None else total
                 self._allocated = self._engine.join(
                     parts,
-                    start_ns=window.start_ns if total is None else total.start_ns,
-                    end_ns=window.end_ns,
+                    start_ns=before.start_ns,
+                    end_ns=before.end_ns + (0 if total is None else _length_ns(window)),
                     max_label_sets=MAX_TOTAL_LABEL_SETS,
                     threads=False,
                 )

@@ -46,6 +46,7 @@ LAYERS = (
         "conprof_core._loopback",
         "conprof_core._control",
         "conprof_core._otel",
+        "conprof_core._span",
         "conprof_core._wire",
     ),
     ("conprof_core._native", "conprof_core._log", "conprof_core._threads", "conprof_core._cells"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import CodeType, FrameType
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from conprof_core._engine import Row
 from conprof_core._limits import LEAF_FRAMES, MAX_STACK_DEPTH, MAX_TRACES, ROOT_FRAMES
 from conprof_core._pprof import encode_profile
+from conprof_core._span import Span
 
 if TYPE_CHECKING:
     from conprof_core._cells import LabelCell, LabelSet
@@ -51,11 +51,11 @@ class PortableWindow:
     """A window of the portable engine; see ``EngineWindow``."""
 
     def __init__(
-        self, rows: list[Row], start_ns: int, counters: dict[str, int], end_ns: int = 0
+        self, rows: list[Row], start_ns: int, counters: dict[str, int], end_ns: int
     ) -> None:
         self._rows = rows
         self.start_ns = start_ns
-        self.end_ns = end_ns or time.time_ns()
+        self.end_ns = end_ns
         self.samples = sum(row.samples for row in rows)
         self.cpu_ns = sum(row.cpu_ns for row in rows)
         self.stacks = len(rows)
@@ -131,12 +131,17 @@ class TraceBound:
 
 
 class Table:
-    """Rows of one window in the making. Not thread-safe: the engine's lock guards it."""
+    """Rows of one window in the making. Not thread-safe: the engine's lock guards it.
 
-    def __init__(self, max_stacks: int, start_ns: int = 0) -> None:
+    Args:
+        max_stacks: distinct rows.
+        behind_ns: where the window before it ended, if there was one.
+    """
+
+    def __init__(self, max_stacks: int, behind_ns: int = 0) -> None:
         self._max_stacks = max_stacks
         self._entries: dict[Any, _Entry] = {}
-        self._start_ns = start_ns or time.time_ns()
+        self._span = Span(behind_ns)
         self._truncated = 0
         self._lost_samples = 0
         self._lost_cpu_ns = 0
@@ -192,11 +197,16 @@ class Table:
         before = self._synthetic.get(name, (0, 0))
         self._synthetic[name] = (before[0] + samples, before[1] + cpu_ns)
 
+    def end_ns(self) -> int:
+        """Return when the window ends if that is now; see ``Span``."""
+        return self._span.end_ns()
+
     def close(self, more: Sequence[Row] = (), end_ns: int = 0) -> PortableWindow:
         """Return the rows with names, lines and the labels as they are bound now, and ``more``.
 
         What ends where another table begins is told so by ``end_ns``: this takes a while.
         """
+        end_ns = end_ns or self.end_ns()
         merged: dict[tuple[Any, ...], list[int]] = {}
         for entry in self._entries.values():
             frames = tuple(
@@ -222,7 +232,7 @@ class Table:
             "truncated": self._truncated,
             "trace_ids_refused": self._traces_seen.refused,
         }
-        return PortableWindow(rows, self._start_ns, counters, end_ns)
+        return PortableWindow(rows, self._span.start_ns, counters, end_ns)
 
 
 def _items(labels: LabelCell | LabelSet | None) -> tuple[tuple[str, str], ...]:

@@ -259,7 +259,7 @@ class PortableEngine:
             table = self._table or Table(0)
             if self._clocks is not None and not self._paused:
                 self._add_rest(table, self._clocks)
-            now_ns = time.time_ns()
+            now_ns = table.end_ns()
             self._table = Table(self._settings.max_stacks, now_ns) if self._running else None
         _tracking.keep_only(set(sys._current_frames()))
         traced = self._traced.rows() if alive and self._traced is not None else ()

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "code_registry.h"
 #include "hash.h"
 #include "lock.h"
@@ -52,6 +53,21 @@ conprof_window_new(uint32_t max_stacks, int64_t start_ns)
         window->start_ns = start_ns;
     }
     return window;
+}
+
+void
+conprof_window_end(struct conprof_window *window, uint64_t now_ns)
+{
+    window->end_ns = window->start_ns + (int64_t)(now_ns - window->began_ns);
+}
+
+void
+conprof_window_begin(struct conprof_window *window, const struct conprof_window *before)
+{
+    int64_t apart = before == NULL ? CONPROF_SAME_CLOCK_NS : window->start_ns - before->end_ns;
+    if (apart > -CONPROF_SAME_CLOCK_NS && apart < CONPROF_SAME_CLOCK_NS) {
+        window->start_ns = before->end_ns;
+    }
 }
 
 void

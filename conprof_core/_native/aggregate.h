@@ -85,7 +85,8 @@ enum conprof_lost {
 };
 
 struct conprof_window {
-    int64_t start_ns, end_ns; /* Unix time */
+    int64_t start_ns, end_ns; /* Unix time, of the end by the clock of the begin */
+    uint64_t began_ns;        /* monotonic time of the begin */
     bool has_wall;            /* CPU time is wall time, too */
     struct conprof_location *locations;
     uint32_t location_count, location_room;
@@ -104,6 +105,11 @@ struct conprof_window {
 
 /* Any thread. A new, empty window; NULL without memory. */
 struct conprof_window *conprof_window_new(uint32_t max_stacks, int64_t start_ns);
+
+/* Any thread, of a window that one session has: it ends now, at this monotonic time; and one that
+ * begins now begins there, unless the wall clock has been set. */
+void conprof_window_end(struct conprof_window *window, uint64_t now_ns);
+void conprof_window_begin(struct conprof_window *window, const struct conprof_window *before);
 
 /* Frees a window, or does nothing with NULL. The first takes the session lock to
  * release the label records, for the second it is held. */

@@ -49,14 +49,6 @@ static __thread uint32_t requests_charged = REQUESTS_CHARGED;
 static _Atomic pid_t session_pid; /* written by: GIL holder; 0: stopped */
 static pid_t state_pid;           /* of whom all this is; owner: GIL holder; 0: of nobody yet */
 
-static int64_t
-unix_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
 static pid_t
 own_tid(void)
 {
@@ -136,8 +128,9 @@ note_own_stack(void)
 static struct conprof_window *
 new_window(void)
 {
-    struct conprof_window *fresh = conprof_window_new(max_stacks, unix_ns());
+    struct conprof_window *fresh = conprof_window_new(max_stacks, conprof_unix_ns());
     if (fresh != NULL) {
+        fresh->began_ns = conprof_monotonic_ns();
         fresh->has_wall = conprof_offcpu_is_on();
     }
     return fresh;
@@ -328,7 +321,8 @@ conprof_session_take_window(bool ends_period, bool has_alive)
             window->lost[CONPROF_LOST_TRACES] += conprof_traces_reset();
             conprof_window_forget_cache();
             taken = window;
-            taken->end_ns = next->start_ns;
+            conprof_window_end(taken, next->began_ns);
+            conprof_window_begin(next, taken);
             window = next;
         }
     }
@@ -369,7 +363,7 @@ conprof_session_stop(void)
         conprof_drain_ring(window);
         conprof_heap_charge_live(window, true);
         conprof_heap_clear();
-        window->end_ns = unix_ns();
+        conprof_window_end(window, conprof_monotonic_ns());
     }
     conprof_unlock();
     conprof_registry_uninstall();

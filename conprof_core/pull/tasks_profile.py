@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
 
 from conprof_core import _tasks_text
 from conprof_core._engine import Row
 from conprof_core._engine.tasks import snapshot
 from conprof_core._pprof import encode_profile
+from conprof_core._span import Span
 from conprof_core._window import compressed, mapping_file
 from conprof_core.exporters import naming
 from conprof_core.pull import answer
@@ -28,7 +28,7 @@ class TasksProfile:
     def __init__(self, *, use_extension: bool) -> None:
         self._use_extension = use_extension
         self._before: list[Row] = []
-        self._began_ns = 0
+        self._span = Span()
 
     def now(self, debug: int) -> Answer:
         """Return a snapshot: as pprof, in groups (1) or one by one (2)."""
@@ -39,7 +39,7 @@ class TasksProfile:
 
     def begin(self) -> None:
         """Take the snapshot that the second is compared with."""
-        self._began_ns = time.time_ns()
+        self._span = Span()
         self._before = snapshot(use_extension=self._use_extension).rows()
 
     def end(self) -> Answer:
@@ -51,7 +51,7 @@ class TasksProfile:
                 key = row._replace(tasks=0)
                 counts[key] = counts.get(key, 0) + sign * row.tasks
         changed = [row._replace(tasks=count) for row, count in counts.items()]
-        return _encode(changed, self._began_ns, time.time_ns(), "goroutine-delta")
+        return _encode(changed, self._span.start_ns, self._span.end_ns(), "goroutine-delta")
 
     def abandon(self) -> None:
         """Nothing is held."""

@@ -121,7 +121,7 @@ def rows() -> list[Row]:
 
 def window(exporter: Exporter, taken: list[Row], age_s: float) -> EncodedWindow:
     engine = [row._replace(tasks=0) for row in taken]
-    portable = PortableWindow(engine, time.time_ns() - int(age_s * 1e9), {})
+    portable = PortableWindow(engine, time.time_ns() - int(age_s * 1e9), {}, time.time_ns())
     process = Process(Config(application_name="shop", labels={"tier": "web"}))
     tasks = [Row(row.frames, row.labels, "", tasks=row.tasks) for row in taken if row.tasks]
     made = Window(

@@ -47,7 +47,7 @@ def rows() -> list[Row]:
 
 def window(exporter: OTLPExporter) -> EncodedWindow:
     """Return these rows as a window that ended now."""
-    taken = PortableWindow(rows(), time.time_ns() - 5_000_000_000, {"truncated": 7})
+    taken = PortableWindow(rows(), time.time_ns() - 5_000_000_000, {"truncated": 7}, time.time_ns())
     process = Process(Config(application_name="shop", labels={"tier": "web"}))
     made = Window(taken, process, engine="test", sequence=0, lost_windows=0, requests={})
     return made.encode(exporter.naming)

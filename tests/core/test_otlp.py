@@ -6,6 +6,7 @@ import base64
 import gzip
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -100,7 +101,7 @@ def exporter_of(url: str, measured: Measured = EVERYTHING) -> OTLPExporter:
 
 
 def window(rows: list[Row], names: Naming | None = None, **options: Any) -> EncodedWindow:
-    taken = PortableWindow(rows, START, {"truncated": 1})
+    taken = PortableWindow(rows, START, {"truncated": 1}, time.time_ns())
     config = Config(application_name=options.pop("name", "shop"), **options)
     made = Window(taken, Process(config), engine="test", sequence=3, lost_windows=2, requests={})
     return made.encode(names or naming.otlp(EVERYTHING))
@@ -263,7 +264,7 @@ def test_an_idle_window_needs_no_request(receiver: Receiver) -> None:
 
 def test_tasks_have_a_request_of_their_own(receiver: Receiver) -> None:
     tasks = [ROWS[3]._replace(wall_ns=0, wall_samples=0)]
-    taken = PortableWindow(ROWS[:2], START, {})
+    taken = PortableWindow(ROWS[:2], START, {}, time.time_ns())
     process = Process(Config(application_name="shop"))
     made = Window(
         taken, process, engine="test", sequence=0, lost_windows=0, requests={}, tasks=tasks

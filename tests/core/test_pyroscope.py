@@ -78,7 +78,7 @@ def window(
     names: naming.Naming | None = None,
     **options: Any,
 ) -> EncodedWindow:
-    taken = PortableWindow(rows, time.time_ns() - 45_000_000_000, {"truncated": 1})
+    taken = PortableWindow(rows, time.time_ns() - 45_000_000_000, {"truncated": 1}, time.time_ns())
     config = Config(application_name="shop", **options)
     made = Window(
         taken,
