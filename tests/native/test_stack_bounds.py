@@ -21,6 +21,7 @@ OUTSIDE = {
     "memcpy": 16,
     "memset": 16,
     "pthread_getspecific": 32,
+    "pthread_self": 8,
     "PyGILState_GetThisThreadState": 64,
     "PyThreadState_GetUnchecked": 32,
     "_PyThreadState_UncheckedGet": 32,
