@@ -96,12 +96,13 @@ conprof_far_walk(struct conprof_far *far, const PyThreadState *copy, uintptr_t f
                  struct conprof_stack *out)
 {
     uintptr_t at = 0, bottom = (uintptr_t)conprof_bottom_frame(copy), last = 0;
-    uint32_t total = 0, steps = 0, chunk = 0;
+    uint32_t total = 0, steps = 0, reads = 0, chunk = 0;
     if (!conprof_safe_read(&at, conprof_current_frame_slot(copy, from), sizeof at) ||
         !read_chunks(far, copy)) {
         return CONPROF_WALK_STALE;
     }
-    for (; at != 0 && at != bottom && steps < CONPROF_FAR_STEPS; steps++) {
+    for (; at != 0 && at != bottom && steps < CONPROF_MAX_STEPS && reads < CONPROF_FAR_READS;
+         steps++) {
         conprof_frame frame;
         if (at % sizeof(void *) != 0 || at < CONPROF_GENERATOR_FRAME_OFFSET) {
             return CONPROF_WALK_STALE;
@@ -115,8 +116,11 @@ conprof_far_walk(struct conprof_far *far, const PyThreadState *copy, uintptr_t f
             chunk = holder;
             last = at;
         }
-        else if (!read_alone(at, &frame)) {
-            return CONPROF_WALK_STALE;
+        else {
+            reads++;
+            if (!read_alone(at, &frame)) {
+                return CONPROF_WALK_STALE;
+            }
         }
         if (!conprof_owner_is_entry(frame.owner)) {
             conprof_stack_append(out, total++, &frame);

@@ -11,13 +11,13 @@
 #include "unwind.h"
 
 /* Chunks of one thread that are known to the walk. */
-#define CONPROF_FAR_CHUNKS 256u
+#define CONPROF_FAR_CHUNKS 1024u
 
 /* How much of a chunk is copied at once: CPython's smallest chunk. */
 #define CONPROF_FAR_BYTES 16384u
 
-/* Steps of one walk; each may be a system call. */
-#define CONPROF_FAR_STEPS 4096u
+/* Frames outside the chunks that one walk reads, each by a system call or two. */
+#define CONPROF_FAR_READS 4096u
 
 /* All of it is written by: the walk of its owner. */
 struct conprof_far {

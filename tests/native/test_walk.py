@@ -187,15 +187,21 @@ def test_work_without_the_gil_has_its_stack_and_labels() -> None:
         else:
             hash_without_gil(0.5)
 
-    with capture(cpu_profile_rate=1000) as captured:
-        for tenant in ("a", "b"):
-            with conprof_core.labels(tenant=tenant):
-                below(150)  # more frames than one chunk holds
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    try:
+        with capture(cpu_profile_rate=1000) as captured:
+            for tenant, depth in (("a", 150), ("b", 15_000)):
+                with conprof_core.labels(tenant=tenant):
+                    below(depth)  # more frames than one chunk holds
+    finally:
+        sys.setrecursionlimit(limit)
     for tenant in ("a", "b"):
         rows = [row for row in captured.rows if row.labels == (("tenant", tenant),)]
         hashed = [row for row in rows if "hash_without_gil" in names(row)]
         assert sum(row.cpu_ns for row in hashed) > 0.45e9
-        assert all(names(row).count("below") == 151 for row in hashed)
+        assert all("pytest_pyfunc_call" in " ".join(names(row)) for row in hashed)
+        assert all(names(row).count("below") == 151 for row in hashed if tenant == "a")
 
 
 def test_a_chain_of_coroutines_that_changes_at_both_ends() -> None:
