@@ -57,15 +57,19 @@ class Process:
         """
         import platform
 
+        try:
+            system, host, architecture = platform.system(), platform.node(), platform.machine()
+        except OSError:  # a sandbox refuses to say, which is no reason to lose a window
+            system, host, architecture = sys.platform, "unknown", "unknown"
         tags = {
             "service": self.service,
             "application_name": self.service,
-            "host": platform.node(),
+            "host": host,
             "language": "python",
             "runtime": platform.python_implementation(),
             "runtime_version": platform.python_version(),
-            "runtime_os": platform.system(),
-            "runtime_arch": platform.machine(),
+            "runtime_os": system,
+            "runtime_arch": architecture,
             "runtime-id": self.runtime_id,
             "process_id": str(self.pid),
             "probe_version": __version__,

@@ -7,6 +7,7 @@ busy; here the originals are used. ``own_idents`` lets the portable engine leave
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,14 @@ own_idents: set[int] = set()
 
 own_native_ids: set[int] = set()
 """The same by the operating system's ids."""
+
+# What our threads must not take: all that does not report a fault of the thread itself.
+_FAULTS = {"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"}
+_blockable = (
+    {number for number in signal.valid_signals() if getattr(number, "name", "") not in _FAULTS}
+    if hasattr(signal, "pthread_sigmask")
+    else set()
+)
 
 _own_clocks: dict[int, int] = {}  # ident → clock id, where threads have clocks
 _cpu_of_ended_ns = 0
@@ -131,6 +140,26 @@ def _nothing() -> None:
     pass
 
 
+class _SignalsBlocked:
+    """Blocks the signals of the program in this thread; a thread that starts meanwhile keeps that.
+
+    A signal for the process goes to any thread that lets it in. One of ours must not be it: a
+    program that blocks a signal in all of its own, to take it by ``sigwait``, would die of it, and
+    a handler in C would run on a stack that it does not expect. Signals that report a fault of the
+    thread itself are let in, for faulthandler.
+    """
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        if _blockable:
+            self._before = signal.pthread_sigmask(signal.SIG_BLOCK, _blockable)
+
+    def __exit__(self, *_: object) -> None:
+        if _blockable:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+
 class Thread:
     """A daemon OS thread that runs ``target`` once. ``target`` must not raise."""
 
@@ -150,7 +179,8 @@ class Thread:
         """
         self._done.acquire()
         try:
-            original("_thread", "start_new_thread")(self._run, ())
+            with _SignalsBlocked():
+                original("_thread", "start_new_thread")(self._run, ())
         except BaseException:
             self._done.release()
             raise
@@ -171,8 +201,10 @@ class Thread:
             target()
         finally:
             _own_clocks.pop(ident, None)
-            if hasattr(time, "thread_time_ns"):
+            try:
                 _cpu_of_ended_ns += time.thread_time_ns()
+            except (AttributeError, OSError):  # no such clock, or none in this sandbox
+                pass
             own_idents.discard(ident)
             own_native_ids.discard(self._native_id)
             self._done.release()

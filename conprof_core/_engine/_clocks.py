@@ -150,6 +150,11 @@ class ThreadClocks:
                 self._charged_ns += used
                 yield Used(ident, frame, used)
             del frame
+        # A thread may have no frame for a moment, as the main thread between the program's end and
+        # the exit hooks. Forgotten, it would be charged from its beginning once more.
+        for clock in last.keys() - self._last.keys():
+            if _read(clock) is not None:
+                self._last[clock] = last[clock]
 
     def skip(self) -> None:
         self._last = {

@@ -295,3 +295,17 @@ def test_an_isolated_subinterpreter_is_not_profiled() -> None:
     result = run_script(ISOLATED, env={"CONPROF_ENGINE": "portable"})
     assert result.stdout == "[None]\n"
     assert "not profiling this process" in result.stderr
+
+
+def test_thread_without_a_frame_for_a_moment_is_charged_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the main thread between the end of the program and its exit hooks."""
+    clocks = _clocks.ThreadClocks()
+    clocks.skip()
+    burn(0.2)
+    assert sum(used.cpu_ns for used in clocks.look()) > 0.15e9
+    with monkeypatch.context() as patch:
+        patch.setattr(clocks, "_snapshot", list)
+        assert not list(clocks.look())
+    assert sum(used.cpu_ns for used in clocks.look()) < 0.1e9
