@@ -94,10 +94,10 @@ TIMERS = OPTIONAL_CALLS[:5]
 QUICK_CALLS = {"timer_create", "timer_settime", "process_vm_readv", "tgkill", THREAD_CLOCKS}
 
 FORKS = (
-    "os_fork os_fork_exit forkpty libc_fork raw_fork libc_fork_starts libc_fork_stops popen "
-    "popen_preexec system posix_spawn mp_fork mp_forkserver mp_spawn grandchild in_thread "
-    "two_at_once while_threads_burn"
-).split()
+    *("os_fork", "os_fork_exit", "forkpty", "libc_fork", "raw_fork", "libc_fork_starts"),
+    *("libc_fork_stops", "popen", "popen_preexec", "system", "posix_spawn", "mp_fork"),
+    *("mp_forkserver", "mp_spawn", "grandchild", "in_thread", "two_at_once", "while_threads_burn"),
+)
 QUICK_FORKS = {"os_fork", "libc_fork", "libc_fork_starts", "mp_fork", "two_at_once"}
 
 # Options of start(), unless a cell has its own.
@@ -198,7 +198,8 @@ def _signals() -> Iterator[Cell]:
     for how in ("sigwait", "sigtimedwait", "signalfd"):
         quick = how == "sigwait"
         yield Cell(f"signals/taken-{how}", "signals.taken", (how,), is_quick=quick)
-    yield Cell("signals/longjmp", "signals.jumping", is_quick=True)
+    # The library holds the GIL, which the end of a window takes.
+    yield Cell("signals/longjmp", "signals.jumping", options=LONG, is_quick=True)
 
 
 def _stacks() -> Iterator[Cell]:
@@ -213,10 +214,18 @@ def _stacks() -> Iterator[Cell]:
             )
         for size in (8192, 16384, 65536):
             yield Cell(f"stack/signal-{place}-{size}", "stacks.alternate", (size, is_above))
-    yield Cell("stack/signal-too-small", "stacks.alternate", (Smallest("alternate", -256), False), dies=True)
+    yield Cell(
+        "stack/signal-too-small",
+        "stacks.alternate",
+        (Smallest("alternate", -256), False),
+        dies=True,
+    )
     for plus in (0, 4096, 8192, 65536):
         yield Cell(
-            f"stack/thread+{plus}", "stacks.thread", (Smallest("thread", plus),), is_quick=plus == 4096
+            f"stack/thread+{plus}",
+            "stacks.thread",
+            (Smallest("thread", plus),),
+            is_quick=plus == 4096,
         )
     yield Cell("stack/thread-too-small", "stacks.thread", (Smallest("thread", -4096),), dies=True)
 
@@ -291,7 +300,9 @@ def _places() -> Iterator[Cell]:
     first = (steps.first_process(),)
     yield Cell("place/pid-1", "ordinary.as_first_process", before_exec=first, is_quick=True)
     for exit_name in ("returns", "daemon_threads"):
-        yield Cell(f"place/pid-1-{exit_name}", "exits.run", (exit_name,), before_exec=first, stops=False)
+        yield Cell(
+            f"place/pid-1-{exit_name}", "exits.run", (exit_name,), before_exec=first, stops=False
+        )
     for with_python in (False, True):
         yield Cell(
             f"place/dlopen-{'python' if with_python else 'native'}-threads",
@@ -303,7 +314,9 @@ def _places() -> Iterator[Cell]:
     yield Cell("place/dlopen-fork", "ordinary.with_fork", in_host=True)
     yield Cell("place/dlopen-exit", "exits.run", ("returns",), in_host=True, stops=False)
     yield Cell("place/native-threads", "stacks.native_threads", (True,))
-    yield Cell("time/leaps", "ordinary.clock_leaps", before_exec=(steps.preloaded("step"),), is_quick=True)
+    yield Cell(
+        "time/leaps", "ordinary.clock_leaps", before_exec=(steps.preloaded("step"),), is_quick=True
+    )
     yield Cell("time/ahead", "ordinary.with_fork", before_exec=(steps.later_monotonic(),))
     yield Cell("time/stopped", "ordinary.stopped", is_quick=True)
 
@@ -321,9 +334,7 @@ def _threads() -> Iterator[Cell]:
 
 def _lives() -> Iterator[Cell]:
     for form in FORKS:
-        yield Cell(
-            f"fork/{form}", "forks.run", (form,), options=LONG, is_quick=form in QUICK_FORKS
-        )
+        yield Cell(f"fork/{form}", "forks.run", (form,), options=LONG, is_quick=form in QUICK_FORKS)
     for form in ("main", "thread", "failing"):
         yield Cell(
             f"exec/{form}",

@@ -13,7 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-sys.path[:] = [str(Path(__file__).parents[1]), *(p for p in sys.path if p != str(Path(__file__).parent))]
+sys.path[:] = [
+    str(Path(__file__).parents[1]),
+    *(p for p in sys.path if p != str(Path(__file__).parent)),
+]
 
 from cruel import cells, programs, report  # noqa: E402 - the path must be right first
 from cruel.steps import NotRun, Step  # noqa: E402

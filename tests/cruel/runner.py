@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -75,6 +76,7 @@ class Runner:
             if not key.startswith(("CONPROF_", "BLACKFIRE_", "PLATFORM_", "OTEL_", "PYTHON", "LD_"))
         }
         self._environment["CRUEL_LIBRARIES"] = str(libraries)
+        self._environment["CRUEL_MACHINE"] = platform.machine()
         self._libpython = build.libpython()
         if self._libpython:
             self._environment["CRUEL_LIBPYTHON"] = str(self._libpython)

@@ -160,9 +160,7 @@ def refused(error: str, *names: str) -> Step:
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int) -> None:
-    _call(
-        "mount", source.encode(), target.encode(), kind.encode() if kind else None, flags, None
-    )
+    _call("mount", source.encode(), target.encode(), kind.encode() if kind else None, flags, None)
 
 
 def _own_mounts() -> None:

@@ -106,12 +106,12 @@ def popen() -> int:
 
 def popen_preexec() -> int:
     """subprocess with a function to call in the child, which takes fork."""
-    return subprocess.run(SCRIPT, check=False, preexec_fn=os.getpid).returncode  # noqa: PLW1509
+    return subprocess.run(SCRIPT, check=False, preexec_fn=os.getpid).returncode
 
 
 def system() -> int:
     """The shell."""
-    return os.waitstatus_to_exitcode(os.system("echo child; exit 5"))  # noqa: S605, S607
+    return os.waitstatus_to_exitcode(os.system("echo child; exit 5"))
 
 
 def posix_spawn() -> int:

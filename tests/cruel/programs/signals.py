@@ -123,7 +123,7 @@ def jumping() -> None:
     library = ctypes.PyDLL(os.environ["CRUEL_LIBRARIES"] + "/jump.so")
 
     def deep(frames: int) -> int:
-        return deep(frames - 1) if frames else int(library.cruel_jump(3000, 300))
+        return deep(frames - 1) if frames else int(library.cruel_jump(1000, 300))
 
     say("thrown", deep(150))
     ordinary.with_fork()
