@@ -10,7 +10,7 @@ VENV ?= .venv/$(TAG)
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help test test-servers test-browser test-conformance test-all demo lint format bench stress sanitize fuzz pprof clean
+.PHONY: help test test-servers test-browser test-conformance test-all demo lint format bench stress cruel sanitize fuzz pprof clean
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +79,11 @@ bench: $(BIN)/python
 stress: $(BIN)/python
 	$(BIN)/python -m pip install --quiet .
 	$(BIN)/python tests/stress/run.py $(ARGS)
+
+## cruel     programs in hostile environments, each engine against none (ARGS=--quick: three minutes)
+cruel: $(BIN)/python
+	$(BIN)/python -m pip install --quiet .
+	PYTHONPATH=tests $(BIN)/python -m cruel $(ARGS)
 
 ## sanitize  the extension under ASan with UBSan, and under TSan
 sanitize:
