@@ -30,13 +30,15 @@ _COUNTERS_PER_WINDOW = (
     "truncated",
     "timer_overruns",
     "subinterpreter_samples",
-    "threads_untracked",
     "label_sets_refused",
     "heap_blocks_refused",
     "heap_samples_lost",
     "heap_stacks_refused",
     "heap_hooks_detached",
 )
+
+# How many there are when the window ends.
+_STANDS_PER_WINDOW = ("threads_untracked", "threads_blocking_signals")
 
 
 _TROUBLES: Final = {
@@ -258,6 +260,7 @@ class NativeEngine:
             for name in _COUNTERS_PER_WINDOW
             if now[name] != self._before.get(name, 0)
         }
+        counters.update({name: now[name] for name in _STANDS_PER_WINDOW if now[name]})
         if window.overflowed:
             counters["stack_table_full"] = window.overflowed
         if window.traces_refused:

@@ -199,6 +199,7 @@ synthetic_code(uint64_t uid, uint32_t low)
         [CONPROF_UID_UNWALKABLE] = "[unwalkable]",
         [CONPROF_UID_SUBINTERPRETER] = "[subinterpreter]",
         [CONPROF_UID_OVERFLOW] = "[stack table full]",
+        [CONPROF_UID_UNSAMPLED] = "[not sampled]",
         [CONPROF_UID_OFF_CPU] = "[off the CPU]",
         [CONPROF_UID_SUSPENDED] = "[suspended task]",
     };

@@ -40,6 +40,7 @@ enum {
     CONPROF_UID_OVERFLOW = 9,
     CONPROF_UID_OFF_CPU = 10,
     CONPROF_UID_SUSPENDED = 11,
+    CONPROF_UID_UNSAMPLED = 12,
     CONPROF_UID_GC = 15, /* offset is the generation */
     CONPROF_UID_FIRST = 16,
 };

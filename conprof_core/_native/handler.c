@@ -199,10 +199,40 @@ sample(struct conprof_thread *thread, uint64_t cpu_ns, uint32_t events, uintptr_
     return emit_one(&draft, conprof_frame_word(CONPROF_UID_UNWALKABLE, 0));
 }
 
+/* SIGNAL-SAFE. Emits CPU time up to `until` of a thread that no signal could reach: where it was
+ * used nobody knows, and it is not charged to where the thread stands by now. */
+static void
+take_unreached(struct conprof_thread *thread, uint64_t until)
+{
+    uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
+    struct draft draft = {
+        .cpu_ns = until - last, .marks = conprof_marks_none(), .name_id = thread->name_id};
+    if (until > last && emit_one(&draft, conprof_frame_word(CONPROF_UID_UNSAMPLED, 0))) {
+        atomic_store_explicit(&thread->last_cpu_ns, until, memory_order_relaxed);
+    }
+}
+
+/* SIGNAL-SAFE. How much of a thread's CPU time up to `now` was used while no signal reached it.
+ * `is_rest`: it is told without a signal, at the end of something, and can be no more than what a
+ * timer leaves, unless signals came to be blocked a moment ago or walks have failed. */
+static uint64_t
+unreached(const struct conprof_thread *thread, uint64_t now, bool is_rest)
+{
+    uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
+    uint64_t until = atomic_load_explicit(&thread->unreached_ns, memory_order_relaxed);
+    if (is_rest && now > last && now - last > conprof_threads_longest_residue_ns()) {
+        return now;
+    }
+    return until < now ? until : now;
+}
+
 /* SIGNAL-SAFE. Samples or discards the CPU time from the last sample to `now`. */
 static void
 take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t interrupted)
 {
+    if (!atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
+        take_unreached(thread, unreached(thread, now, events == 0));
+    }
     uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
     if (now <= last) {
         return;
@@ -271,6 +301,14 @@ conprof_sampler_take_residue(struct conprof_thread *thread)
 }
 
 void
+conprof_sampler_take_unreached(struct conprof_thread *thread)
+{
+    if (!atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
+        take_unreached(thread, unreached(thread, conprof_cpu_of_ns(thread->tid), false));
+    }
+}
+
+void
 conprof_sampler_take_labelled_residue(struct conprof_thread *thread)
 {
     uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
@@ -289,9 +327,15 @@ conprof_sampler_take_labelled_residue(struct conprof_thread *thread)
         thread->scratch->state.interp != conprof_sampler.interpreter) {
         return;
     }
-    /* It will be spread over samples of the same labels, whosever trace they have. */
+    /* It will be spread over samples of the same labels, whosever trace they have; unless it has
+     * none for as long as that. */
     draft.marks.trace.span = 0;
-    if (emit_one(&draft, idle_frame(thread))) {
+    uint64_t frame = idle_frame(thread);
+    if (unreached(thread, now, true) > last) {
+        draft.flags &= ~CONPROF_IS_RESIDUE;
+        frame = conprof_frame_word(CONPROF_UID_UNSAMPLED, 0);
+    }
+    if (emit_one(&draft, frame)) {
         atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);
     }
 }

@@ -46,6 +46,12 @@ conprof_unlock(void)
     conprof_signals_restore(&before);
 }
 
+conprof_signal_set
+conprof_lock_mask(void)
+{
+    return mask_before;
+}
+
 void
 conprof_lock_adopt(void)
 {

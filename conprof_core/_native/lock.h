@@ -13,10 +13,15 @@
 #ifndef CONPROF_LOCK_H
 #define CONPROF_LOCK_H
 
+#include "signals.h"
+
 #include <stdbool.h>
 
 void conprof_lock(void);
 void conprof_unlock(void);
+
+/* Lock held. What the holder blocked before it took the lock. */
+conprof_signal_set conprof_lock_mask(void);
 
 /* The lock free or held by the caller: it is this process's from now on. */
 void conprof_lock_adopt(void);

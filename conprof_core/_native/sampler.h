@@ -91,6 +91,10 @@ bool conprof_sampler_is_installed(void);
  * and labels, counting as no event. */
 void conprof_sampler_take_residue(struct conprof_thread *thread);
 
+/* Session lock held. Emits the CPU time that a thread has used while no signal could reach it, if
+ * there is any, as [not sampled]. */
+void conprof_sampler_take_unreached(struct conprof_thread *thread);
+
 /* Like conprof_sampler_take_residue, without a walk: the labels are those that stand
  * now, the stack is found when the window closes (residue.h). */
 void conprof_sampler_take_labelled_residue(struct conprof_thread *thread);

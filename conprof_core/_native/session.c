@@ -282,12 +282,25 @@ conprof_session_set_rate(uint32_t rate_hz)
     conprof_unlock();
 }
 
-/* Session lock held. Charges what no sample carried: the drain itself, and threads
- * that were never seen or whose last moments nobody saw. */
+/* Session lock held. */
+static void
+charge_unreached(void)
+{
+    for (uint32_t i = 0; i < conprof_threads_slots(); i++) {
+        struct conprof_thread *thread = conprof_threads_at(i);
+        if (thread != NULL && thread->reach != CONPROF_REACHED) {
+            conprof_sampler_take_unreached(thread);
+        }
+    }
+}
+
+/* Session lock held. Charges what no sample carried: the drain itself, threads that no signal
+ * reaches, and those that were never seen or whose last moments nobody saw. */
 static void
 charge_remainder(void)
 {
     conprof_drain_charge();
+    charge_unreached();
     uint64_t process = conprof_cpu_process_ns() - process_start_ns;
     uint64_t known = atomic_load(&conprof_sampler.counters.accounted_ns) +
                      conprof_threads_outstanding_ns() + conprof_drain_outstanding_ns();
@@ -355,6 +368,10 @@ conprof_session_stop(void)
     conprof_lock();
     if (window != NULL) {
         conprof_offcpu_close(window, true);
+    }
+    if (window != NULL) {
+        conprof_drain_ring(window);
+        charge_unreached();
     }
     conprof_threads_clear(true);
     if (window != NULL) {

@@ -24,7 +24,7 @@ struct conprof_label_record;
 
 /* Threads of one process that can be sampled at once. The CPU of further ones is
  * charged to [untracked threads]. */
-#define CONPROF_MAX_THREADS 2048u
+#define CONPROF_MAX_THREADS 8192u
 
 /* Distinct thread names, digits folded. Further threads share one name. */
 #define CONPROF_MAX_THREAD_NAMES 512u
@@ -46,9 +46,21 @@ struct conprof_wait_account {
                              * CONPROF_COLUMN_COUNT: to none */
 };
 
+/* Can a thread be sampled? */
+enum conprof_reach {
+    CONPROF_REACHED,
+    CONPROF_REACH_BLOCKED, /* the kernel's mask of the thread blocks our signal: somebody did that
+                            * by the raw system call, for libc would not */
+    CONPROF_REACH_REFUSED, /* the kernel refuses a timer */
+    CONPROF_REACHES,
+};
+
 struct conprof_thread {
     _Atomic pid_t tid;               /* 0: the slot is free */
     _Atomic(timer_t) timer;          /* written by: holder of the session lock; read by: handler */
+    enum conprof_reach reach;        /* owner: holder of the session lock */
+    _Atomic uint64_t unreached_ns;   /* CPU time up to which no signal reached it, without end while
+                                      * none does; written by: holder of the session lock */
     uint32_t name_id;                /* written before `tid` */
     uint64_t target_uid;             /* uid of the code the thread was started for, or 0 */
     uintptr_t stack_low, stack_high; /* the thread's own C stack where known, else 0 */
@@ -98,8 +110,9 @@ uint64_t conprof_cpu_of_ns(pid_t tid);
 uint64_t conprof_cpu_process_ns(void);
 
 /* Session lock held. Starts sampling a thread every `period_ns` of its CPU time,
- * the first time after a random part of it. CPU time up to `since_ns` is not
- * charged. Returns the slot (the present one when it is armed already), or NULL. */
+ * the first time after a random part of it, if signals reach it. CPU time up to `since_ns` is not
+ * charged. Returns the slot (the present one when it has one), or NULL when all are taken or there
+ * is no such thread. */
 struct conprof_thread *conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns);
 
 /* SIGNAL-SAFE, in the thread's own handler. Sets its next signal half to one and a
@@ -110,11 +123,26 @@ void conprof_threads_jitter(struct conprof_thread *thread);
 /* Session lock held. The slot of a thread, or NULL. */
 struct conprof_thread *conprof_threads_find(pid_t tid);
 
-/* Session lock held. Stops the timer; after the return no signal of it comes. */
+/* SIGNAL-SAFE. What an unsampled rest of a thread that signals reach can be at most: its timer is
+ * due after one and a half periods, and the kernel's tick brings the signal. */
+uint64_t conprof_threads_longest_residue_ns(void);
+
+/* Session lock held. Does a slot stand for a thread that has ended, although another of the same
+ * id may live by now? */
+bool conprof_threads_is_dead(const struct conprof_thread *thread);
+
+/* Session lock held. Looks whether signals reach a thread now, and arms or disarms it. */
+void conprof_threads_retry(struct conprof_thread *thread);
+
+/* Session lock held. Stops the timer, if there is one; no signal of it is taken for ours
+ * afterwards. */
 void conprof_threads_disarm(struct conprof_thread *thread);
 
 /* Session lock held. Frees the slot of a disarmed thread. */
 void conprof_threads_release(struct conprof_thread *thread);
+
+/* Session lock held. Both. */
+void conprof_threads_retire(struct conprof_thread *thread);
 
 /* Session lock held. Gives all threads new timers, as configured now. */
 void conprof_threads_rearm(void);
@@ -136,10 +164,13 @@ void conprof_threads_exclude(pid_t tid);
  * when `from_now`. */
 void conprof_threads_scan(bool force, bool from_now);
 
+/* Session lock held. The next scan looks, whatever was there before. */
+void conprof_threads_scan_anew(void);
+
 /* Session lock held. CPU that live threads used and have not been charged for. */
 uint64_t conprof_threads_outstanding_ns(void);
 
-/* Session lock held. Slots ever used, and the armed thread in one of them or NULL. */
+/* Session lock held. Slots ever used, and the thread in one of them or NULL. */
 uint32_t conprof_threads_slots(void);
 struct conprof_thread *conprof_threads_at(uint32_t index);
 
@@ -147,9 +178,9 @@ struct conprof_thread *conprof_threads_at(uint32_t index);
  * its slot is given up. */
 void conprof_threads_observe(void (*observer)(struct conprof_thread *thread, bool is_new));
 
-/* Session lock held. Armed threads; threads that found no slot. */
-uint32_t conprof_threads_count(void);
-uint64_t conprof_threads_refused(void);
+/* Session lock held. Threads now: by how they are reached, and without a slot. */
+uint32_t conprof_threads_count(enum conprof_reach reach);
+uint32_t conprof_threads_without_slot(void);
 
 /* Session lock held. The id of a name; runs of digits become N, so that pools do
  * not multiply stacks. Id 0 is the empty name. */
