@@ -245,25 +245,6 @@ conprof_frame_instruction(const conprof_frame *f)
 #define CONPROF_HAVE_CODE_WATCHER 0
 #endif
 
-/* The calling thread's Python state, or NULL. Not in signal context: libpython's thread-local
- * storage may be touched, which may allocate. */
-static inline PyThreadState *
-conprof_own_thread_state(void)
-{
-#if PY_VERSION_HEX >= 0x030D0000
-    PyThreadState *current = PyThreadState_GetUnchecked();
-#elif PY_VERSION_HEX >= 0x030C0000
-    PyThreadState *current = _PyThreadState_UncheckedGet();
-#else
-    /* There it is one variable of the process, not of the thread. */
-    PyThreadState *current = NULL;
-#endif
-    if (current != NULL) {
-        return current;
-    }
-    return PyGILState_GetThisThreadState();
-}
-
 /* What is read of a thread state: all before this field and the field itself. */
 #define CONPROF_STATE_BYTES (offsetof(PyThreadState, datastack_limit) + sizeof(PyObject **))
 

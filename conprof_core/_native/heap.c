@@ -146,8 +146,12 @@ conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t 
         .record = (struct conprof_label_record *)(uintptr_t)words[CONPROF_ALLOC_RECORD],
         .cell_id = words[CONPROF_ALLOC_CELL],
         .trace = *trace};
+    if (words[CONPROF_ALLOC_THREAD] & CONPROF_ALLOC_IS_UNSURE &&
+        !conprof_labels_is_known(marks.record)) {
+        marks.record = conprof_labels_empty();
+    }
     const struct conprof_thread *thread =
-        conprof_threads_find((pid_t)(words[CONPROF_ALLOC_THREAD] >> 1));
+        conprof_threads_find((pid_t)(words[CONPROF_ALLOC_THREAD] >> CONPROF_ALLOC_TID_SHIFT));
     uint32_t name_id = thread == NULL ? 0 : thread->name_id;
     const uint64_t *frames = words + CONPROF_ALLOC_FRAMES;
     uint64_t native = conprof_frame_word(CONPROF_UID_NATIVE, name_id);
@@ -157,7 +161,7 @@ conprof_heap_add(struct conprof_window *window, const uint64_t *words, uint32_t 
     }
     size_t bytes = words[CONPROF_ALLOC_BYTES];
     struct conprof_row *row = NULL;
-    if ((words[CONPROF_ALLOC_THREAD] & 1) == 0) {
+    if ((words[CONPROF_ALLOC_THREAD] & CONPROF_ALLOC_IS_PAUSED) == 0) {
         double stands_for = 1 / conprof_heap_probability(bytes, (double)words[CONPROF_ALLOC_MEAN]);
         row = conprof_window_row(window, frames, n, &marks, name_id);
         conprof_window_charge(window, row, CONPROF_COLUMN_ALLOC_OBJECTS,

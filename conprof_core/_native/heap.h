@@ -48,11 +48,15 @@ enum conprof_alloc_word {
     CONPROF_ALLOC_BLOCK,  /* index in the heap table, or CONPROF_HEAP_NO_BLOCK */
     CONPROF_ALLOC_CELL,   /* id of a provisional label cell, or 0 */
     CONPROF_ALLOC_RECORD, /* struct conprof_label_record * */
-    CONPROF_ALLOC_THREAD, /* kernel's thread id << 1 | sampling was paused */
+    CONPROF_ALLOC_THREAD, /* kernel's thread id << CONPROF_ALLOC_TID_SHIFT | flags */
     CONPROF_ALLOC_BYTES,
     CONPROF_ALLOC_MEAN, /* of the draw that chose it, in bytes */
     CONPROF_ALLOC_FRAMES,
 };
+
+#define CONPROF_ALLOC_TID_SHIFT 2
+#define CONPROF_ALLOC_IS_PAUSED UINT64_C(1) /* sampling was */
+#define CONPROF_ALLOC_IS_UNSURE UINT64_C(2) /* the label record may be dead */
 
 struct conprof_heap {
     atomic_bool is_on;     /* written by: session, with the GIL */

@@ -12,6 +12,8 @@
 #include "heap.h"
 #include "heap_table.h"
 #include "sampler.h"
+#include "scratch.h"
+#include "state.h"
 
 /* Where a sampled allocation waits for the drain, 2 ms at most. */
 #define NEARLY_FULL (CONPROF_RING_WORDS / 4 * 3)
@@ -22,7 +24,7 @@
  * its end. Who holds the lock has all signals blocked, takes only the heap lock behind it and
  * allocates nothing; who forks holds it meanwhile. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct conprof_stack scratch; /* owner: holder of the lock */
+static struct conprof_scratch scratch; /* owner: holder of the lock */
 
 /* owner: its thread. xorshift64*; 0: not seeded. */
 static __thread uint64_t own_random __attribute__((tls_model("initial-exec")));
@@ -42,25 +44,59 @@ conprof_heap_draw(void)
     return (double)((own_random * UINT64_C(0x2545F4914F6CDD1D) >> 11) + 1) * 0x1p-53;
 }
 
-/* Where the calling thread stands: how many words conprof_capture_put writes of `stack`, or
- * 0 and one synthetic word in `word`. Not inlined, as nothing of ours needs more stack. */
+/* Whose allocation it is. */
+struct caller {
+    enum conprof_hold hold;
+    uintptr_t state; /* where it lies; a copy is in the scratch */
+    struct conprof_marks marks;
+};
+
+/* Lock held. Is it a thread of another interpreter than the sampled one? */
+static bool
+is_foreign(const struct caller *caller)
+{
+    return caller->hold != CONPROF_HOLD_NONE && scratch.state.interp != conprof_sampler.interpreter;
+}
+
+/* Lock held. Finds the caller's state and marks. Not inlined, as walk. */
+static __attribute__((noinline)) void
+look_at_caller(struct caller *caller)
+{
+    caller->hold = conprof_state_own(&scratch.state, &caller->state);
+    if (caller->hold == CONPROF_HOLD_NONE || is_foreign(caller)) {
+        caller->marks = conprof_marks_none();
+    }
+    else if (caller->hold == CONPROF_HOLD_ATTACHED) {
+        caller->marks = conprof_capture_marks(&scratch.state);
+    }
+    else {
+        caller->marks = conprof_capture_far_marks(&scratch.state);
+    }
+}
+
+/* Lock held. Where the calling thread stands: how many words conprof_capture_put writes of the
+ * scratch's stack, or 0 and one synthetic word in `word`. Without the GIL, as RAW's callers may be,
+ * nothing of its state is dereferenced. Not inlined, as nothing of ours needs more stack. */
 static __attribute__((noinline)) uint32_t
-walk(const PyThreadState *ts, struct conprof_stack *stack, uint64_t *word)
+walk(const struct caller *caller, uint64_t *word)
 {
     /* The drain knows the thread's name. */
     *word = conprof_frame_word(CONPROF_UID_NATIVE, 0);
-    if (ts == NULL) {
+    if (caller->hold == CONPROF_HOLD_NONE) {
         return 0;
     }
-    if (ts->interp != conprof_sampler.interpreter) {
+    if (is_foreign(caller)) {
         *word = conprof_frame_word(CONPROF_UID_SUBINTERPRETER, 0);
         return 0;
     }
-    enum conprof_walk result = conprof_unwind_caller(ts, stack);
+    enum conprof_walk result =
+        caller->hold == CONPROF_HOLD_ATTACHED
+            ? conprof_unwind_caller((const PyThreadState *)caller->state, &scratch.stack)
+            : conprof_far_walk(&scratch.far, &scratch.state, caller->state, &scratch.stack);
     if (result == CONPROF_WALK_EMPTY) {
         return 0;
     }
-    int frames = result == CONPROF_WALK_OK ? conprof_capture_translate(stack) : -1;
+    int frames = result == CONPROF_WALK_OK ? conprof_capture_translate(&scratch.stack) : -1;
     if (frames > 0) {
         return (uint32_t)frames;
     }
@@ -98,18 +134,15 @@ follow(uintptr_t address, size_t bytes, bool is_followed, double *mean, uint32_t
 /* Lock held. Puts the sample into the ring, with the walked stack, or `word` if that has no frames;
  * false when it has no room. */
 static __attribute__((noinline)) bool
-put(const PyThreadState *ts, uint32_t frames, uint64_t word, uintptr_t address, size_t bytes,
+put(const struct caller *caller, uint32_t frames, uint64_t word, uintptr_t address, size_t bytes,
     double mean)
 {
-    bool is_main = ts == NULL || ts->interp == conprof_sampler.interpreter;
-    struct conprof_marks marks = conprof_marks_none();
-    if (ts != NULL && is_main) {
-        marks = conprof_capture_marks(ts);
-    }
+    const struct conprof_marks *marks = &caller->marks;
+    bool is_main = !is_foreign(caller);
     struct conprof_ring_slot slot;
     if (!conprof_ring_reserve(&conprof_sampler.ring,
                               1 + CONPROF_ALLOC_FRAMES + (frames > 0 ? frames : 1) +
-                                  conprof_capture_trace_words(&marks.trace),
+                                  conprof_capture_trace_words(&marks->trace),
                               &slot)) {
         return false;
     }
@@ -120,19 +153,21 @@ put(const PyThreadState *ts, uint32_t frames, uint64_t word, uintptr_t address, 
     }
     bool is_paused = atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BLOCK, block);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_CELL, marks.cell_id);
-    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_RECORD, (uint64_t)(uintptr_t)marks.record);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_CELL, marks->cell_id);
+    conprof_ring_put(&slot, 1 + CONPROF_ALLOC_RECORD, (uint64_t)(uintptr_t)marks->record);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_THREAD,
-                     (uint64_t)syscall(SYS_gettid) << 1 | is_paused);
+                     (uint64_t)syscall(SYS_gettid) << CONPROF_ALLOC_TID_SHIFT |
+                         (caller->hold == CONPROF_HOLD_DETACHED ? CONPROF_ALLOC_IS_UNSURE : 0) |
+                         (is_paused ? CONPROF_ALLOC_IS_PAUSED : 0));
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BYTES, bytes);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_MEAN, (uint64_t)mean);
     if (frames > 0) {
-        conprof_capture_put(&slot, 1 + CONPROF_ALLOC_FRAMES, &scratch);
+        conprof_capture_put(&slot, 1 + CONPROF_ALLOC_FRAMES, &scratch.stack);
     }
     else {
         conprof_ring_put(&slot, 1 + CONPROF_ALLOC_FRAMES, word);
     }
-    conprof_capture_publish(&slot, CONPROF_RECORD_ALLOC, &marks.trace);
+    conprof_capture_publish(&slot, CONPROF_RECORD_ALLOC, &marks->trace);
     atomic_fetch_add_explicit(&conprof_heap.samples, 1, memory_order_relaxed);
     return true;
 }
@@ -163,14 +198,15 @@ wait_for_drain(void)
 void
 conprof_heap_sample(uintptr_t address, size_t bytes, double mean)
 {
-    const PyThreadState *ts = conprof_own_thread_state();
+    struct caller caller;
     uint64_t word;
     if (conprof_ring_fill(&conprof_sampler.ring) > NEARLY_FULL) {
         wait_for_drain();
     }
     pthread_mutex_lock(&lock);
-    uint32_t frames = walk(ts, &scratch, &word);
-    bool has_room = put(ts, frames, word, address, bytes, mean);
+    look_at_caller(&caller);
+    uint32_t frames = walk(&caller, &word);
+    bool has_room = put(&caller, frames, word, address, bytes, mean);
     pthread_mutex_unlock(&lock);
     if (!has_room) {
         /* To drain here would take many times the stack and the time that an allocation may. */

@@ -15,7 +15,7 @@
 #define CONPROF_HANDLER_STACK_BYTES 1536
 
 /* The hooks of the allocators, beside what the allocator that they call takes by itself. */
-#define CONPROF_HOOK_STACK_BYTES 1152
+#define CONPROF_HOOK_STACK_BYTES 1280
 
 /* What Python code calls in a thread of the application's: begin and end of a thread, labels,
  * requests, pauses of the collector, fork. Beside what functions of Python take that they call. */
