@@ -10,7 +10,7 @@ VENV ?= .venv/$(TAG)
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help test test-servers test-browser test-conformance test-all demo lint format bench stress cruel sanitize fuzz pprof clean
+.PHONY: help test test-servers test-browser test-conformance test-all demo lint format bench stress cruel faults layout sanitize fuzz pprof clean
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -84,6 +84,16 @@ stress: $(BIN)/python
 cruel: $(BIN)/python
 	$(BIN)/python -m pip install --quiet .
 	PYTHONPATH=tests $(BIN)/python -m cruel $(ARGS)
+
+## faults    programs whose frames are unmapped and poisoned, walked after any instruction
+faults: $(BIN)/python
+	$(BIN)/python -m pip install --quiet . gevent
+	$(BIN)/python tests/faults/run.py $(ARGS)
+
+## layout    the extension built against headers of other layouts than this interpreter's
+layout: $(BIN)/python
+	$(BIN)/python -m pip install --quiet .
+	$(BIN)/python tests/layout/run.py $(ARGS)
 
 ## sanitize  the extension under ASan with UBSan, and under TSan
 sanitize:
