@@ -27,6 +27,7 @@ _COUNTERS_PER_WINDOW = (
     "walks_carried",
     "ring_full_carried",
     "unwalkable",
+    "no_stack_room",
     "truncated",
     "timer_overruns",
     "subinterpreter_samples",

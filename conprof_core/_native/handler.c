@@ -10,8 +10,8 @@
  *   - reads only memory that cannot vanish (its own slot, ring, registry, the
  *     thread's own data-stack chunks and current context) or goes through
  *     conprof_safe_read;
- *   - does a bounded amount of work, and uses little stack: the signal stack may
- *     be the few KiB that faulthandler gives;
+ *   - does a bounded amount of work, and uses CONPROF_HANDLER_STACK_BYTES of stack at most:
+ *     where less is left it does nothing but count that, and the weight is carried;
  *   - leaves errno as it was.
  * These functions, and those of capture, ring, code_registry, unwind, context and safemem
  * that are marked SIGNAL-SAFE in their headers, are all there is.
@@ -30,6 +30,7 @@
 #include "rouse.h"
 #include "sampler.h"
 #include "signals.h"
+#include "stack_room.h"
 #include "state.h"
 
 struct conprof_sampler conprof_sampler;
@@ -261,9 +262,10 @@ note(uint32_t index, const siginfo_t *info)
     }
 }
 
-/* Signal context. See the contract on top. */
-static void
-on_timer(int number, siginfo_t *info, void *context)
+/* Signal context. See the contract on top. Not inlined: the caller has looked at the room for it.
+ */
+static __attribute__((noinline)) void
+handle(int number, siginfo_t *info, void *context)
 {
     uint32_t index =
         info->si_code == SI_TIMER ? conprof_timer_index(info->si_value.sival_ptr) : CONPROF_TIMERS;
@@ -285,13 +287,31 @@ on_timer(int number, siginfo_t *info, void *context)
             uint64_t began = conprof_cpu_own_ns();
             count(&conprof_sampler.counters.signals, 1);
             count(&conprof_sampler.counters.overruns, (uint64_t)info->si_overrun);
-            take(thread, began, 1, conprof_interrupted_stack(context));
+            if (conprof_is_room_on_own_stack(thread->stack_low, thread->stack_high)) {
+                take(thread, began, 1, conprof_interrupted_stack(context));
+            }
+            else {
+                count(&conprof_sampler.counters.no_room, 1);
+            }
             conprof_threads_jitter(thread);
             count(&conprof_sampler.counters.handler_ns, conprof_cpu_own_ns() - began);
         }
     }
     atomic_fetch_sub(&conprof_sampler.in_handler, 1);
     errno = saved_errno;
+}
+
+/* Signal context. Needs no more stack than an empty handler. What is carried is more than a timer
+ * leaves, so whoever takes the rest of the thread (unreached) does not charge it to where that
+ * stands by then. */
+static void
+on_timer(int number, siginfo_t *info, void *context)
+{
+    if (info->si_code == SI_TIMER && !conprof_is_room_on_signal_stack(context)) {
+        count(&conprof_sampler.counters.no_room, 1);
+        return;
+    }
+    handle(number, info, context);
 }
 
 void

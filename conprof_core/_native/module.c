@@ -212,6 +212,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         {"walks_carried", c->carried_stale},
         {"ring_full_carried", c->carried_full},
         {"unwalkable", c->unwalkable},
+        {"no_stack_room", c->no_room},
         {"truncated", c->truncated},
         {"timer_overruns", c->overruns},
         {"foreign_signals", c->foreign},

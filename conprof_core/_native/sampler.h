@@ -55,6 +55,7 @@ struct conprof_counters {
     _Atomic uint64_t carried_stale;  /* walks given up; weight carried */
     _Atomic uint64_t carried_full;   /* ring full; weight carried */
     _Atomic uint64_t unwalkable;     /* walks given up for good */
+    _Atomic uint64_t no_room;        /* signals on a stack too small for the handler; carried */
     _Atomic uint64_t truncated;      /* stacks cut */
     _Atomic uint64_t overruns;       /* periods that the kernel merged into one signal */
     _Atomic uint64_t foreign;        /* signals that no timer of ours sent: passed on */
