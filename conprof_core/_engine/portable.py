@@ -64,6 +64,7 @@ class PortableEngine:
         self._stale_threads = False
         self._is_child = False
         self._is_missing = False
+        self._is_back = False  # and nobody has said so yet
         self._retry_at = 0.0
         self._traced: TracedMemory | None = None
         self._reset()
@@ -163,6 +164,7 @@ class PortableEngine:
             _tracking.set_mend(self._mend)
         else:
             _tracking.set_mend(None)
+            self._is_back, self._is_missing = self._is_missing, False
 
     def _mend(self) -> None:
         # May be called where a log handler holds its lock: the ticker says that it is back.
@@ -217,8 +219,8 @@ class PortableEngine:
     def _run_ticker(self, thread: Thread, wake: Wake, previous: Thread | None) -> None:
         if previous is not None:
             previous.join(3_600.0)  # never two ticks at once
-        if self._is_missing and self._ticker is thread:
-            self._is_missing = False
+        if self._is_back:
+            self._is_back = False
             _log.log(_log.ERROR, "engine", "%s", _BACK)
         while True:
             wake.wait(self._next_tick - time.monotonic())
