@@ -85,7 +85,7 @@ conprof_drain_ring(struct conprof_window *window)
             break;
         }
         struct conprof_trace trace = {0};
-        if (kind & CONPROF_RECORD_TRACED) {
+        if (kind & CONPROF_RECORD_TRACED && n >= CONPROF_TRACE_WORDS) {
             kind &= ~CONPROF_RECORD_TRACED;
             n -= CONPROF_TRACE_WORDS;
             memcpy(&trace, words + n, sizeof trace);

@@ -221,6 +221,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         {"handler_ns", c->handler_ns},
         {"accounted_ns", c->accounted_ns},
         {"drain_cpu_ns", drain.cpu_ns},
+        {"ring_corrupt", conprof_ring_corrupt(&conprof_sampler.ring)},
         {"drain_missing", drain.missing},
         {"drain_lost", drain.lost},
         {"drain_polls", drain.polls},

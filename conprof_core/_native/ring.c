@@ -81,6 +81,28 @@ conprof_ring_publish(const struct conprof_ring_slot *slot, enum conprof_record_k
                           memory_order_release);
 }
 
+/* Reader only. Is not what a writer of this ring publishes at `at`? */
+static bool
+is_corrupt(struct conprof_ring *ring, uint64_t at, uint64_t header)
+{
+    uint32_t words = (uint32_t)header;
+    uint64_t reserved = atomic_load_explicit(&ring->reserved, memory_order_acquire);
+    return words == 0 || words > CONPROF_RING_MAX_RECORD || words > reserved - at;
+}
+
+/* Reader only. Gives up everything that is reserved now: where the next record begins cannot be
+ * known any more. */
+static void
+skip_all(struct conprof_ring *ring, uint64_t at)
+{
+    uint64_t end = atomic_load_explicit(&ring->reserved, memory_order_acquire);
+    for (uint64_t i = at; i != end; i++) {
+        atomic_store_explicit(header_at(ring, i), 0, memory_order_relaxed);
+    }
+    atomic_fetch_add(&ring->corrupt, 1);
+    atomic_store_explicit(&ring->consumed, end, memory_order_release);
+}
+
 uint32_t
 conprof_ring_take(struct conprof_ring *ring, uint64_t *out, int *kind)
 {
@@ -88,6 +110,11 @@ conprof_ring_take(struct conprof_ring *ring, uint64_t *out, int *kind)
     uint64_t header = atomic_load_explicit(header_at(ring, at), memory_order_acquire);
     *kind = (int)(header >> 32);
     if (header == 0) {
+        return 0;
+    }
+    if (is_corrupt(ring, at, header)) {
+        skip_all(ring, at);
+        *kind = CONPROF_RECORD_PAD;
         return 0;
     }
     uint32_t words = (uint32_t)header;
@@ -105,4 +132,10 @@ conprof_ring_fill(struct conprof_ring *ring)
 {
     uint64_t consumed = atomic_load_explicit(&ring->consumed, memory_order_acquire);
     return atomic_load_explicit(&ring->reserved, memory_order_acquire) - consumed;
+}
+
+uint64_t
+conprof_ring_corrupt(struct conprof_ring *ring)
+{
+    return atomic_load(&ring->corrupt);
 }

@@ -50,6 +50,7 @@ struct conprof_ring {
     uint64_t *words;           /* immutable after conprof_ring_init */
     _Atomic uint64_t reserved; /* written by: any writer */
     _Atomic uint64_t consumed; /* written by: the reader */
+    _Atomic uint64_t corrupt;  /* headers that were not believed; written by: the reader */
 };
 
 /* A reserved record: `at` is the position of its header. */
@@ -87,8 +88,14 @@ void conprof_ring_publish(const struct conprof_ring_slot *slot, enum conprof_rec
 
 /* Reader only. Copies the next record's words (header excluded) into `out`,
  * which has room for CONPROF_RING_MAX_RECORD words, and consumes it. Returns the
- * number of words copied and the kind, or kind 0 when nothing is published. */
+ * number of words copied and the kind, or kind 0 when nothing is published.
+ *
+ * A header is believed only as far as words were reserved. None is ever wrong while resets keep to
+ * their rule; if one is, all that is reserved by then is given up, and counted. */
 uint32_t conprof_ring_take(struct conprof_ring *ring, uint64_t *out, int *kind);
+
+/* Any thread. How often a header was not believed. */
+uint64_t conprof_ring_corrupt(struct conprof_ring *ring);
 
 /* Any thread. Words reserved and not consumed. */
 uint64_t conprof_ring_fill(struct conprof_ring *ring);
