@@ -19,7 +19,7 @@
  * What lies above the top may be unmapped by a pop at any time, so nothing of CPython's reads it;
  * but a compiler may fill in a frame before it stores the top above it. It does so in the
  * interpreter's loop, for the two frames that a class's __init__ takes. So memory is poisoned in
- * whatever the loop calls, such as the functions that pop, and still is when they have returned.
+ * whatever the loop calls, such as the function that pops, and still is when that has returned.
  * All of this is tried without conprof, too (run.py --control).
  */
 #define _GNU_SOURCE
@@ -41,6 +41,8 @@
 #include "targets.h"
 
 #define POISON 0xDB
+/* Bytes of code; a shorter one only jumps to where its instructions are. */
+#define SMALLEST_LOOP 16384u
 /* A frame that is larger than this is poisoned in part. */
 #define POISONED_BYTES 2048u
 #define TRAP_FLAG 0x100
@@ -53,8 +55,13 @@ static long steps_every_ns;
 static uint32_t steps_in_a_row;
 static int own_signal, profiler_signal; /* the latter 0: control, conprof does not run */
 static handler *profiler;
-static uintptr_t loop_from, loop_to; /* the interpreter's loop */
-static uintptr_t code_from, code_to; /* CPython's code, with it */
+struct range {
+    uintptr_t from, to;
+};
+
+/* immutable once started: of CPython's code the interpreter's loop, the function that pops a
+ * frame, and all of it. The loop is empty where each instruction is a function of its own. */
+static struct range loop, pop, code;
 /* written by: handlers */
 static _Atomic uint64_t signals, steps, ends, poisons, walks;
 /* The static model: the first touch of another one's storage may allocate. owner: the thread */
@@ -111,13 +118,19 @@ fenced_gave_back(void)
     }
 }
 
+static bool
+holds(const struct range *range, uintptr_t instruction)
+{
+    return instruction >= range->from && instruction < range->to;
+}
+
 /* Ends the chunk at its top, and poisons what is behind if that is dead. */
 static void
 make_the_worst(PyThreadState *ts, uintptr_t instruction)
 {
-    bool is_dead = instruction < loop_from || instruction >= loop_to;
-    bool may_end =
-        PY_VERSION_HEX >= 0x030C0000 || instruction < code_from || instruction >= code_to;
+    bool is_dead = loop.to != 0 ? !holds(&loop, instruction)
+                                : holds(&pop, instruction) || !holds(&code, instruction);
+    bool may_end = PY_VERSION_HEX >= 0x030C0000 || !holds(&code, instruction);
     _PyStackChunk *chunk = ts->datastack_chunk;
     uintptr_t at = (uintptr_t)chunk, top = (uintptr_t)ts->datastack_top;
     uintptr_t limit = (uintptr_t)ts->datastack_limit;
@@ -272,34 +285,45 @@ handler_of(int number)
                : NULL;
 }
 
-/* For dl_iterate_phdr: the code that the loop is in. */
+/* For dl_iterate_phdr: the code that one function of CPython's is in. */
 static int
-find_code(struct dl_phdr_info *info, size_t Py_UNUSED(size), void *Py_UNUSED(data))
+find_code(struct dl_phdr_info *info, size_t Py_UNUSED(size), void *function)
 {
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *part = &info->dlpi_phdr[i];
-        uintptr_t from = info->dlpi_addr + part->p_vaddr;
-        if (part->p_type == PT_LOAD && loop_from >= from && loop_from < from + part->p_memsz) {
-            code_from = from;
-            code_to = from + part->p_memsz;
+        struct range range = {info->dlpi_addr + part->p_vaddr,
+                              info->dlpi_addr + part->p_vaddr + part->p_memsz};
+        if (part->p_type == PT_LOAD && holds(&range, (uintptr_t)function)) {
+            code = range;
             return 1;
         }
     }
     return 0;
 }
 
-static bool
-find_loop(void)
+static struct range
+function_range(const char *name)
 {
     Dl_info info;
     const ElfW(Sym) *symbol = NULL;
-    void *loop = dlsym(RTLD_DEFAULT, "_PyEval_EvalFrameDefault");
-    if (loop == NULL || !dladdr1(loop, &info, (void **)&symbol, RTLD_DL_SYMENT) || symbol == NULL) {
-        return false;
+    void *at = dlsym(RTLD_DEFAULT, name);
+    if (at == NULL || !dladdr1(at, &info, (void **)&symbol, RTLD_DL_SYMENT) || symbol == NULL) {
+        return (struct range){0, 0};
     }
-    loop_from = (uintptr_t)loop;
-    loop_to = loop_from + symbol->st_size;
-    return symbol->st_size > 4096 && dl_iterate_phdr(find_code, NULL) == 1;
+    return (struct range){(uintptr_t)at, (uintptr_t)at + symbol->st_size};
+}
+
+static bool
+find_ranges(void)
+{
+    loop = function_range("_PyEval_EvalFrameDefault");
+    pop = function_range("_PyThreadState_PopFrame");
+    bool is_found = loop.to != 0 && dl_iterate_phdr(find_code, (void *)loop.from) == 1; /* NOLINT */
+    if (loop.to - loop.from < SMALLEST_LOOP) {
+        loop = (struct range){0, 0};
+        is_found = is_found && pop.to != 0;
+    }
+    return is_found;
 }
 
 /* ---- Python's face ---- */
@@ -326,7 +350,7 @@ start(PyObject *Py_UNUSED(module), PyObject *args)
     steps_every_ns *= 1000000;
     own_signal = SIGRTMAX - 1;
     profiler = profiler_signal == 0 ? NULL : handler_of(profiler_signal);
-    if (!find_loop()) {
+    if (!find_ranges()) {
         PyErr_SetString(PyExc_RuntimeError, "the interpreter's loop is not to be found");
         return NULL;
     }

@@ -30,8 +30,8 @@ bool fenced_install(void);
  * on with the chunk before, if it is one. */
 void fenced_gave_back(void);
 
-/* Any context. How many bytes the block that begins here has, or 0 if it is none of ours. Blocks
- * may have been freed meanwhile. */
+/* Any context. How many bytes the block that begins here has, or 0 if it is none of ours, or was
+ * given back. */
 size_t fenced_size(uintptr_t block);
 
 #endif
