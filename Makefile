@@ -75,7 +75,7 @@ bench: $(BIN)/python
 	$(BIN)/python benchmarks/weight.py
 	$(BIN)/python benchmarks/cost.py
 
-## stress    CPython's own tests with the profiler on at 1000 Hz
+## stress    CPython's own tests with every type on, and 1000 signals a second
 stress: $(BIN)/python
 	$(BIN)/python -m pip install --quiet .
 	$(BIN)/python tests/stress/run.py $(ARGS)

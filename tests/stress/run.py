@@ -2,17 +2,21 @@
 
     python tests/stress/run.py                       all files below, this interpreter
     python tests/stress/run.py test_asyncio test_gc  only these
+    python tests/stress/run.py --minutes 20 --state FILE   as far as that; then on where FILE says
     python tests/stress/run.py --engine portable
 
 Each file runs twice, off and on, in processes of its own with a time bound. A test that is worse
 with the profiler on runs once more both ways and counts when it is worse again. A file counts only
 if samples were really taken of the test process; else it is reported as not proven.
 The profiler is switched on by ``conprof run``, so the children that tests start are profiled too.
+All types are on. The kernel merges CPU timers to its tick, so the signals of conprof's timers are
+also sent from outside (``sender.py``).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -26,9 +30,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from stress.sender import Sender
 from support.check_valid import check_bytes
 
 RATE_HZ = 1000
+ALL_TYPES = "cpu,wall,heap,tasks"
 FILES = """
     test_asyncgen test_asyncio test_atexit test_audit test_class test_code test_collections
     test_compile test_concurrent_futures test_context test_coroutines test_ctypes test_dict
@@ -70,6 +76,7 @@ class Outcome:
     output: str = ""
     seconds: float = 0.0
     samples: int = 0
+    sent: int = 0  # signals, from outside
     profiles: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -114,10 +121,11 @@ def run_file(name: str, on: bool, args: argparse.Namespace) -> Outcome:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            how = _wait(process, args.timeout)
+            with Sender(process.pid, args.signals if on else 0) as sender:
+                how = _wait(process, args.timeout)
             output.seek(0)
             text = output.read().decode(errors="replace")
-        outcome = Outcome(how, _cases(xml), text, time.monotonic() - began)
+        outcome = Outcome(how, _cases(xml), text, time.monotonic() - began, sent=sender.sent)
         if on:
             _read_profiles(outcome, profiles, process.pid)
         return outcome
@@ -222,14 +230,18 @@ def judge(name: str, args: argparse.Namespace) -> Verdict:
     return Verdict(name, off, evidence, crash + both + on.problems, flaky)
 
 
+def _state(verdict: Verdict) -> str:
+    return "FAIL" if verdict.worse else "ok" if verdict.on.samples else "NOT PROVEN"
+
+
 def report(verdict: Verdict, logs: Path | None) -> str:
     """Return the line of a file; its output goes to the log directory when it is worse."""
     on = verdict.on
     passed = sum(result == PASSED for result in on.cases.values())
-    state = "FAIL" if verdict.worse else "ok" if on.samples else "NOT PROVEN"
     line = (
-        f"{verdict.name:28} {state:10} {passed:5} passed  {on.samples:6} samples  "
-        f"{on.profiles:4} profiles  {verdict.off.seconds:5.1f} s off {on.seconds:5.1f} s on"
+        f"{verdict.name:28} {_state(verdict):10} {passed:5} passed  {on.samples:6} samples  "
+        f"{on.sent:6} sent  {on.profiles:4} profiles  "
+        f"{verdict.off.seconds:5.1f} s off {on.seconds:5.1f} s on"
     )
     if not verdict.off.cases:
         line += f"  (no results without the profiler either: {verdict.off.how})"
@@ -257,7 +269,10 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=RATE_HZ, help="samples per second of CPU time")
     parser.add_argument("--window", type=float, default=2.0, help="seconds of a window")
     parser.add_argument("--engine", default="native", choices=("native", "portable"))
-    parser.add_argument("--types", default="cpu", help="profile types, such as cpu,heap")
+    parser.add_argument("--types", default=ALL_TYPES, help="profile types, such as cpu,heap")
+    parser.add_argument("--signals", type=int, default=RATE_HZ, help="a second, from outside")
+    parser.add_argument("--minutes", type=float, help="begin no file after so long")
+    parser.add_argument("--state", type=Path, help="keep results here, and skip what is in it")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one file")
     parser.add_argument("--jobs", type=int, default=2, help="files at the same time")
     parser.add_argument("--logs", type=Path, help="keep the output of what is worse here")
@@ -279,15 +294,32 @@ def main() -> int:
         return 1
     version = sys.version.split()[0]
     print(f"CPython {version}, {args.engine} engine, {args.rate} Hz, {len(here)} files", flush=True)
-    failed = unproven = 0
+    known = json.loads(args.state.read_text()) if args.state and args.state.exists() else {}
+    deadline = time.monotonic() + 60 * args.minutes if args.minutes else float("inf")
+
+    def reach(name: str) -> tuple[str, str]:
+        """Return the state of a file and its line; empty when there was no time for it."""
+        key = f"{version} {args.engine} {args.types} {name}"
+        if key not in known and time.monotonic() < deadline:
+            verdict = judge(name, args)
+            known[key] = [_state(verdict), report(verdict, args.logs)]
+            if args.state:
+                args.state.write_text(json.dumps(known, indent=1))
+        state, line = known.get(key, ("", ""))
+        return state, line
+
+    counts = {"ok": 0, "FAIL": 0, "NOT PROVEN": 0, "": 0}
+    reached = []
     with ThreadPoolExecutor(args.jobs) as pool:
-        for verdict in pool.map(lambda name: judge(name, args), here):
-            print(report(verdict, args.logs), flush=True)
-            failed += bool(verdict.worse)
-            unproven += not verdict.on.samples and not verdict.worse
-    print(f"{unproven} not proven to be sampled (too short, or no results)")
-    print(f"stress: {len(here) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+        for name, (state, line) in zip(here, pool.map(reach, here), strict=True):
+            counts[state] += 1
+            if state:
+                print(line, flush=True)
+                reached.append(name)
+    print(f"reached {len(reached)} of {len(here)} files: {' '.join(reached)}")
+    print(f"{counts['NOT PROVEN']} not proven to be sampled (too short, or no results)")
+    print(f"stress: {len(reached) - counts['FAIL']} passed, {counts['FAIL']} failed")
+    return 1 if counts["FAIL"] or not reached else 0
 
 
 def _deadlocks(name: str) -> bool:
