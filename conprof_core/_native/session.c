@@ -25,6 +25,7 @@
 #include "safemem.h"
 #include "sampler.h"
 #include "signals.h"
+#include "state.h"
 #include "terminate.h"
 #include "threads.h"
 
@@ -545,6 +546,7 @@ conprof_session_forget(void)
     }
     window = NULL;
     conprof_unlock();
+    conprof_state_adopt();
     state_pid = getpid();
     /* The callbacks belong to the parent's profiler; Python drops its own. */
     conprof_calls_set((struct conprof_callbacks){NULL, NULL, NULL});

@@ -161,12 +161,30 @@ learn(void)
 
 #endif
 
+/* Written by: conprof_state_adopt, while nothing is sampled. The thread that came out of a fork
+ * which CPython knows nothing of: its state still says the id that it had in the parent. */
+static unsigned long adopted_tid, adopted_from;
+
+void
+conprof_state_adopt(void)
+{
+    adopted_tid = (unsigned long)syscall(SYS_gettid);
+    adopted_from = PyThreadState_Get()->native_thread_id;
+}
+
+/* SIGNAL-SAFE. Does a state say that it is the calling thread's? */
+static bool
+says_own(unsigned long native_thread_id)
+{
+    unsigned long self = (unsigned long)syscall(SYS_gettid);
+    return native_thread_id == self || (self == adopted_tid && native_thread_id == adopted_from);
+}
+
 enum conprof_hold
 conprof_state_own(PyThreadState *copy, uintptr_t *at)
 {
     *at = own_address();
-    if (*at == 0 || !conprof_state_copy(copy, *at) ||
-        copy->native_thread_id != (unsigned long)syscall(SYS_gettid) ||
+    if (*at == 0 || !conprof_state_copy(copy, *at) || !says_own(copy->native_thread_id) ||
         copy->thread_id != (unsigned long)pthread_self()) {
         return CONPROF_HOLD_NONE;
     }

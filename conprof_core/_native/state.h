@@ -26,6 +26,10 @@ enum conprof_hold {
  * it cannot be read. */
 bool conprof_state_copy(PyThreadState *copy, uintptr_t at);
 
+/* GIL held, in the child of a fork, alone and with nothing being sampled: this thread's state is
+ * its own, whichever thread id it says. */
+void conprof_state_adopt(void);
+
 /* SIGNAL-SAFE. Copies the calling thread's own state, which lies at `at`, and tells how it holds
  * it. */
 enum conprof_hold conprof_state_own(PyThreadState *copy, uintptr_t *at);
