@@ -125,7 +125,12 @@ def _ids(trace: tuple[int, int, int] | None) -> tuple[int, int] | None:
 def _probe(self_test: Callable[[], str]) -> Iterator[str]:
     """Run the self-test below a generator and a call from C: its walk meets each kind of frame."""
     found: list[str] = []
-    sorted([None], key=lambda _: found.append(self_test()))
+
+    def run(_: None) -> int:
+        found.append(self_test())
+        return 0
+
+    sorted([None], key=run)
     yield found[0]
 
 
