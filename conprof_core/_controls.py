@@ -100,6 +100,10 @@ class Controls:
             lambda: self._change(lambda config: {"enabled": not config.enabled}, name)
         )
 
+    def change_soon(self, wish: Wish, source: str) -> None:
+        """Have a change made on a thread of its own; from a tick."""
+        self._errands.submit(lambda: self._change(wish, source))
+
     def poll(self) -> float:
         """Look at the file when it is due; returns the seconds until it is due again."""
         file = self._file

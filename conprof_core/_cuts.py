@@ -132,6 +132,11 @@ class Cuts:
             reading.interruption = reason
             self.abandon(reading)
 
+    def use(self, engine: Engine) -> None:
+        """Cut the windows of another engine from now on; sums of the old one's stay."""
+        self._engine = engine
+        self._kept = _Pieces(engine)
+
     def follow(self, config: Config, why_not: str) -> None:
         """Do as is measured from now on.
 

@@ -84,6 +84,11 @@ class Loop:
         place = place_of(config.spool_dir, self._process.service, exporter.name)
         return Spool(place, config.spool_bytes)
 
+    def use(self, engine: Engine) -> None:
+        """Go on with another engine, within ``switch()``: the window of the old one is taken."""
+        self._engine = engine
+        self.cuts.use(engine)
+
     def begin(self) -> None:
         """Note that the first window begins now."""
         self._is_sampling = True
@@ -192,7 +197,7 @@ class Loop:
         try:
             if not config.enabled:
                 self.cuts.interrupt(_WAS_TURNED_OFF)
-            elif config.measured != self._config.measured:
+            elif (config.measured, config.engine) != (self._config.measured, self._config.engine):
                 self.cuts.interrupt(_CHANGED)
             halt()
             window = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from conprof_core import _log
 from conprof_core._config import Config
 from conprof_core._controls import Change, Controls, Wish
-from conprof_core._engine import Engine, EngineSettings, EngineUnavailable, Row
+from conprof_core._engine import Engine, EngineSettings, EngineUnavailable, Row, choose
 from conprof_core._limits import (
     CONTROL_POLL_S,
     EXIT_FLUSH_S,
@@ -68,6 +68,7 @@ class Session:
         self.profile_children = profile_children
         self.launched = launched
         self._tasks_socket: TasksSocket | None = None
+        self._is_leaving = False  # the engine is about to be changed
         self.controls = Controls(owner.config, owner.sources, change)
         self.config = self.controls.begin()  # what holds now
         try:
@@ -86,7 +87,7 @@ class Session:
             self.owner.make_exporters(),
             self.process,
             self.owner.observer,
-            self.controls.poll,
+            self._poll,
             self._wake,
         )
         for queue in self.loop.queues:
@@ -101,6 +102,14 @@ class Session:
         else:
             self._standby.start()
         self._follow(config)
+
+    def _poll(self) -> float:
+        """Look, at each tick, for reasons to change something; seconds to the next look."""
+        trouble = self.engine.trouble() if self.config.enabled else ""
+        if trouble and self.config.engine is None and not self._is_leaving:
+            self._is_leaving = True
+            self.controls.change_soon(lambda _: {"engine": "portable"}, trouble)
+        return self.controls.poll()
 
     def _wake(self) -> None:
         """Have ``tick()`` called by whoever does so now."""
@@ -149,7 +158,7 @@ class Session:
         new = self.controls.combine(old, wish(old), source)
         if new == old:
             return True
-        begins_anew = any(
+        begins_anew = new.engine != old.engine or any(
             (kind in old.profile_types) != (kind in new.profile_types)
             for kind in (ProfileType.HEAP, ProfileType.WALL)
         )
@@ -163,6 +172,8 @@ class Session:
         def go() -> bool:
             self.config = new
             try:
+                if new.engine != old.engine:
+                    self._use_engine(new, source)
                 if starts:
                     self._start_engine(new)
                 elif new.enabled and new.cpu_profile_rate != old.cpu_profile_rate:
@@ -184,6 +195,16 @@ class Session:
         self._follow(self.config)
         _log.log(_log.INFO, "control", "%s: %s", source, _differences(old, self.config))
         return True
+
+    def _use_engine(self, config: Config, reason: str) -> None:
+        """Go on with another engine: the one before cannot any more, and its window is taken."""
+        self.engine, _ = choose(config.engine)
+        self.reason = reason
+        self.loop.use(self.engine)
+        if self._tasks_socket is not None:  # its means are refused as well
+            self._tasks_socket.close()
+            self._tasks_socket = None
+        _log.log(_log.ERROR, "profiler", "using the portable engine from now on: %s", reason)
 
     def _on_terminate(self) -> None:
         if os.getpid() != 1:  # which the signal does not end

@@ -253,6 +253,13 @@ class Engine(Protocol):
         """Return counters since ``start()``."""
         ...
 
+    def trouble(self) -> str:
+        """Return why another engine had better go on in this process; empty: this one can.
+
+        In words a user understands, without a full stop. It stays true.
+        """
+        ...
+
     def prefork(self) -> None:
         """Bring the engine into a state that survives a fork; its threads are gone on return."""
         ...

@@ -51,6 +51,12 @@ _TROUBLES: Final = {
 
 _BITS: Final = {column: 1 << index for index, column in enumerate(Row._fields[3:-1])}
 
+_REFUSED: Final = {
+    "refused_reads": "process_vm_readv",
+    "refused_timers": "timers on CPU clocks",
+    "refused_clocks": "CPU clocks",
+}
+
 
 class NativeWindow:
     """One detached window. Immutable; may be encoded in any thread, and more than once."""
@@ -313,6 +319,12 @@ class NativeEngine:
         if self._suspended is not None:
             counters.update(self._suspended.counters())
         return counters
+
+    def trouble(self) -> str:
+        """Return which system calls that it needs are refused, as by a sandbox that closed."""
+        refused = self._native.stats()
+        found = [call for name, call in _REFUSED.items() if refused[name]]
+        return f"a sandbox now refuses {' and '.join(found)}" if found else ""
 
     def prefork(self) -> None:
         """Park the drain thread and hold the session's lock."""

@@ -252,6 +252,10 @@ class PortableEngine:
         self._settings = self._settings._replace(rate_hz=rate_hz)
         self._sampler_wake.set()
 
+    def trouble(self) -> str:
+        """Return why it cannot go on: there is no such reason."""
+        return ""
+
     def take_window(self, *, ends_period: bool = True, alive: bool = True) -> EngineWindow:
         """Swap windows; see ``Engine.take_window``."""
         del ends_period  # this engine knows no ages

@@ -17,6 +17,7 @@
 #include "lock_search.h"
 #include "loops.h"
 #include "offcpu.h"
+#include "refusals.h"
 #include "request.h"
 #include "sampler.h"
 #include "self_test.h"
@@ -244,6 +245,9 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         {"heap_hooks_detached", conprof_heap.detached},
         {"heap_hooks_on_free", conprof_heap_hooks_see_all_frees()},
         {"heap_pools_open", conprof_heap_pools_are_open()},
+        {"refused_reads", conprof_refused[CONPROF_REFUSED_READ]},
+        {"refused_timers", conprof_refused[CONPROF_REFUSED_TIMER]},
+        {"refused_clocks", conprof_refused[CONPROF_REFUSED_CLOCK]},
         {"signal_number", (uint64_t)conprof_sampler.signal_number},
         {"wall_looks", wall.looks},
         {"wall_captures", wall.captures},

@@ -10,6 +10,7 @@
 
 #include "hash.h"
 #include "lock.h"
+#include "refusals.h"
 #include "signals.h"
 #include "thread_table.h"
 
@@ -71,6 +72,7 @@ read_clock(clockid_t clock)
 {
     struct timespec now;
     if (clock_gettime(clock, &now) != 0) {
+        conprof_note_refusal(CONPROF_REFUSED_CLOCK);
         return 0;
     }
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
@@ -175,6 +177,7 @@ start_timer(struct conprof_thread *thread)
     event.sigev_notify_thread_id = tid;
     timer_t timer;
     if (timer_create(clock_of(tid), &event, &timer) != 0) {
+        conprof_note_refusal(CONPROF_REFUSED_TIMER);
         return false;
     }
     /* A random phase: threads that live less than a period are sampled in
@@ -186,6 +189,7 @@ start_timer(struct conprof_thread *thread)
     thread->due_ns = conprof_cpu_of_ns(tid) + wait_ns;
     atomic_store_explicit(&thread->timer, timer, memory_order_release);
     if (timer_settime(timer, 0, &when, NULL) != 0) {
+        conprof_note_refusal(CONPROF_REFUSED_TIMER);
         int failure = errno;
         conprof_threads_disarm(thread);
         errno = failure;
@@ -301,8 +305,11 @@ conprof_threads_is_dead(const struct conprof_thread *thread)
         return conprof_cpu_of_ns(thread->tid) < atomic_load(&thread->last_cpu_ns);
     }
     /* A timer whose thread died reports no time left: its tid belongs to another. */
-    return timer_gettime(timer, &left) != 0 ||
-           (left.it_value.tv_sec == 0 && left.it_value.tv_nsec == 0);
+    if (timer_gettime(timer, &left) != 0) {
+        conprof_note_refusal(CONPROF_REFUSED_TIMER);
+        return errno == EINVAL; /* there is no such timer; one that may not be asked lives on */
+    }
+    return left.it_value.tv_sec == 0 && left.it_value.tv_nsec == 0;
 }
 
 struct conprof_thread *
@@ -376,8 +383,10 @@ conprof_threads_jitter(struct conprof_thread *thread)
     }
     struct itimerspec when = {.it_interval = to_timespec(every_ns),
                               .it_value = to_timespec(thread->due_ns)};
-    timer_settime(atomic_load_explicit(&thread->timer, memory_order_relaxed), TIMER_ABSTIME, &when,
-                  NULL);
+    timer_t timer = atomic_load_explicit(&thread->timer, memory_order_relaxed);
+    if (timer_settime(timer, TIMER_ABSTIME, &when, NULL) != 0) {
+        conprof_note_refusal(CONPROF_REFUSED_TIMER); /* it goes on with its period */
+    }
 }
 
 uint64_t

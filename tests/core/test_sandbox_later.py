@@ -80,7 +80,7 @@ def test_the_engine_changes_at_the_next_window(call: str, error: int) -> None:
         f"""{prelude(call)}
 exporter = testing.MemoryExporter()
 rows = []
-profiler = Profiler(period=1, cpu_duration=1, exporters=(exporter,), log_level="warning")
+profiler = Profiler(period=1, cpu_duration=1, exporters=(exporter,))
 profiler.observe(rows.extend)
 profiler.start()
 assert stats()["engine"] == "native", stats()
