@@ -84,8 +84,8 @@ profiler = Profiler(period=1, cpu_duration=1, exporters=(exporter,))
 profiler.observe(rows.extend)
 profiler.start()
 assert stats()["engine"] == "native", stats()
-burn(0.3)
 began = time.process_time()
+burn(0.3)
 refuse(NUMBER, {error})
 threading.Thread(target=burn, args=(0.1,)).start()  # timers are for new threads, too
 burn(0.4)
@@ -95,10 +95,11 @@ windows = stats()["windows"]
 with labels(route="/after"):
     burn(0.5)
 profiler.flush()
+spent = time.process_time() - began
 profiler.stop()
-spent = time.process_time()
 told = sum(row.cpu_ns for row in rows) / 1e9
-assert 0.8 * spent < told < 1.1 * spent + 0.05, (told, spent)
+# What the change itself takes, between two engines, is nobody's.
+assert 0.85 * spent < told < 1.1 * spent + 0.1, (told, spent)
 after = sum(row.cpu_ns for row in rows if ("route", "/after") in row.labels) / 1e9
 assert after > 0.35, after
 assert profiler is not None and len(exporter.windows) >= 2
