@@ -50,19 +50,18 @@ conprof_capture_far_marks(const PyThreadState *copy)
     return marks;
 }
 
-void
+bool
 conprof_capture_publish(const struct conprof_ring_slot *slot, enum conprof_record_kind kind,
                         const struct conprof_trace *trace)
 {
     if (trace->span == 0) {
-        conprof_ring_publish(slot, kind);
-        return;
+        return conprof_ring_publish(slot, kind);
     }
     uint32_t at = slot->words - CONPROF_TRACE_WORDS;
     conprof_ring_put(slot, at, trace->high);
     conprof_ring_put(slot, at + 1, trace->low);
     conprof_ring_put(slot, at + 2, trace->span);
-    conprof_ring_publish(slot, kind | CONPROF_RECORD_TRACED);
+    return conprof_ring_publish(slot, kind | CONPROF_RECORD_TRACED);
 }
 
 /* Turns raw frames [from, to) into frame words. Returns the new end, or -1. */

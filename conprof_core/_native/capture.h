@@ -29,8 +29,9 @@ conprof_capture_trace_words(const struct conprof_trace *trace)
     return trace->span == 0 ? 0 : CONPROF_TRACE_WORDS;
 }
 
-/* SIGNAL-SAFE. Publishes a record whose last words are kept for the trace, if there is one. */
-void conprof_capture_publish(const struct conprof_ring_slot *slot, enum conprof_record_kind kind,
+/* SIGNAL-SAFE. Publishes a record whose last words are kept for the trace, if there is one; false
+ * when it was given up. */
+bool conprof_capture_publish(const struct conprof_ring_slot *slot, enum conprof_record_kind kind,
                              const struct conprof_trace *trace);
 
 /* SIGNAL-SAFE. Turns the frames of a walked stack into frame words, in place (a word in

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "abandoned.h"
 #include "blocked.h"
 #include "calls.h"
 #include "clock.h"
@@ -82,6 +83,9 @@ conprof_drain_ring(struct conprof_window *window)
     for (;;) {
         uint32_t n = conprof_ring_take(&conprof_sampler.ring, words, &kind);
         if (kind == 0) {
+            if (conprof_abandoned_step_over(conprof_monotonic_ns())) {
+                continue;
+            }
             break;
         }
         struct conprof_trace trace = {0};

@@ -81,16 +81,19 @@ begin(const struct draft *draft, uint32_t frames, struct conprof_ring_slot *slot
     return true;
 }
 
-/* SIGNAL-SAFE. */
-static void
+/* SIGNAL-SAFE. False when the record was given up: we were too slow, and carry the weight. */
+static bool
 end(const struct draft *draft, const struct conprof_ring_slot *slot)
 {
-    conprof_capture_publish(slot, CONPROF_RECORD_SAMPLE, &draft->marks.trace);
+    if (!conprof_capture_publish(slot, CONPROF_RECORD_SAMPLE, &draft->marks.trace)) {
+        return false;
+    }
     count(&conprof_sampler.counters.samples, draft->events);
     count(&conprof_sampler.counters.accounted_ns, draft->cpu_ns);
     if (conprof_ring_fill(&conprof_sampler.ring) > CONPROF_CALL_DRAIN_AT) {
         conprof_sampler_call_drain();
     }
+    return true;
 }
 
 /* SIGNAL-SAFE. Emits a sample whose stack is one synthetic frame. */
@@ -102,8 +105,7 @@ emit_one(const struct draft *draft, uint64_t frame)
         return false;
     }
     conprof_ring_put(&slot, 1 + CONPROF_SAMPLE_FRAMES, frame);
-    end(draft, &slot);
-    return true;
+    return end(draft, &slot);
 }
 
 /* SIGNAL-SAFE. Emits the walked stack. */
@@ -121,8 +123,7 @@ emit_stack(const struct draft *draft, struct conprof_stack *stack)
     }
     conprof_capture_put(&slot, 1 + CONPROF_SAMPLE_FRAMES, stack);
     count(&conprof_sampler.counters.truncated, stack->is_truncated ? 1 : 0);
-    end(draft, &slot);
-    return true;
+    return end(draft, &slot);
 }
 
 /* SIGNAL-SAFE. The stack of a thread that runs no Python code now: what it was
@@ -262,6 +263,28 @@ note(uint32_t index, const siginfo_t *info)
     }
 }
 
+/* SIGNAL-SAFE. Notes that the handler runs in this thread, and counts it. Sequentially consistent
+ * with stop(): it clears is_active, then waits for in_handler to be 0. A run before that never
+ * ended (abandoned.h) has been counted already. */
+static void
+enter(struct conprof_thread *thread)
+{
+    uint32_t run = thread->runs + 1;
+    thread->runs = run == 0 ? 1 : run;
+    if (atomic_exchange(&thread->inside, thread->runs) == 0) {
+        atomic_fetch_add(&conprof_sampler.in_handler, 1);
+    }
+}
+
+/* SIGNAL-SAFE. */
+static void
+leave(struct conprof_thread *thread)
+{
+    if (atomic_exchange(&thread->inside, 0) != 0) {
+        atomic_fetch_sub(&conprof_sampler.in_handler, 1);
+    }
+}
+
 /* Signal context. See the contract on top. Not inlined: the caller has looked at the room for it.
  */
 static __attribute__((noinline)) void
@@ -275,15 +298,14 @@ handle(int number, siginfo_t *info, void *context)
         return;
     }
     int saved_errno = errno;
-    /* Sequentially consistent with stop(): it clears is_active, then waits for
-     * in_handler to be 0. */
-    atomic_fetch_add(&conprof_sampler.in_handler, 1);
+    struct conprof_thread *thread =
+        index < CONPROF_MAX_THREADS ? conprof_threads_own(index, info) : NULL;
     if (index >= CONPROF_MAX_THREADS) {
         note(index, info);
     }
-    else if (atomic_load(&conprof_sampler.is_active)) {
-        struct conprof_thread *thread = conprof_threads_own(index, info);
-        if (thread != NULL) {
+    else if (thread != NULL) {
+        enter(thread);
+        if (atomic_load(&conprof_sampler.is_active)) {
             uint64_t began = conprof_cpu_own_ns();
             count(&conprof_sampler.counters.signals, 1);
             count(&conprof_sampler.counters.overruns, (uint64_t)info->si_overrun);
@@ -296,8 +318,8 @@ handle(int number, siginfo_t *info, void *context)
             conprof_threads_jitter(thread);
             count(&conprof_sampler.counters.handler_ns, conprof_cpu_own_ns() - began);
         }
+        leave(thread);
     }
-    atomic_fetch_sub(&conprof_sampler.in_handler, 1);
     errno = saved_errno;
 }
 

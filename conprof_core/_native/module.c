@@ -19,6 +19,7 @@
 #include "offcpu.h"
 #include "refusals.h"
 #include "request.h"
+#include "abandoned.h"
 #include "sampler.h"
 #include "self_test.h"
 #include "session.h"
@@ -230,6 +231,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         {"own_threads_refused", drain.refused + conprof_calls_refused()},
         {"waits_given_up", conprof_drain_given_up()},
         {"turns_asked", conprof_turns_asked()},
+        {"handlers_abandoned", conprof_abandoned_count()},
         {"threads", conprof_threads_count(CONPROF_REACHED)},
         {"threads_blocking_signals", conprof_threads_count(CONPROF_REACH_BLOCKED)},
         {"threads_untracked",

@@ -4,23 +4,33 @@
  *   A fixed array of 64-bit words, many writers, one reader.
  *   `reserved` and `consumed` count words since start and never wrap in
  *   practice (2^64 words); word w lives at words[w & mask].
+ *   A word that belongs to nobody holds the number of its lap, w / capacity, under
+ *   a mark that no header has and no other word is likely to have (2^-48 for
+ *   random ones).
  *
  *   Writer (a signal handler, or a thread that retires itself):
- *     1. reserve n words with one compare-and-swap on `reserved`, refused when
- *        reserved + n - consumed > capacity: the caller keeps what it has (its
- *        weight is carried to its next sample), nothing is overwritten;
- *     2. fill words 1..n-1 of the record;
- *     3. publish word 0, the header, with release order. A header is never 0.
+ *     1. at the position `reserved`, refused when reserved + n - consumed > capacity
+ *        (the caller keeps what it has, nothing is overwritten): replaces the
+ *        free word by an open header, which says how long the record is and whose,
+ *        with one compare-and-swap. Whoever finds a header at `reserved` has come
+ *        too late, and first moves `reserved` behind that record in its writer's place;
+ *     2. moves `reserved` likewise;
+ *     3. fills words 1..n-1 of the record, all of them;
+ *     4. publishes: a compare-and-swap, with release order, from the open header to one
+ *        with the kind. It fails when the record was given up meanwhile.
  *   Reader (holder of the session lock):
- *     1. load the header at `consumed` with acquire order; 0 means that nothing
- *        is published yet there, whatever is published behind it;
- *     2. use the record, then set all its words to 0: the next header may fall
- *        on any of them;
+ *     1. load the header at `consumed` with acquire order; if it is open or the word
+ *        is free nothing is published yet there, whatever is behind it;
+ *     2. use the record, then make all its words free words of the next lap;
  *     3. advance `consumed` with release order: only now may writers reuse it.
- *   There is no ABA: positions only grow, and a position is filled once.
+ *   There is no ABA: positions only grow, and a writer that was asleep for a lap
+ *   expects the free word of a lap that is over.
  *
- *   A writer that is descheduled between 1 and 3 delays the reader and nothing
- *   else. No writer ever waits.
+ *   A writer that is descheduled between 1 and 4 delays the reader and nothing
+ *   else. No writer ever waits. A writer that never comes back (its thread was
+ *   unwound or has jumped away) would stop the reader for good: the size stands in
+ *   the header from the start, so the reader can step over it, once it is proven
+ *   that this writer will never write again (abandoned.h).
  */
 #ifndef CONPROF_RING_H
 #define CONPROF_RING_H
@@ -29,6 +39,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* 512 KiB: about 1 900 samples of 30 frames, or ten seconds of two busy cores
  * at 100 Hz without a single drain. */
@@ -43,7 +54,7 @@ enum conprof_record_kind {
     CONPROF_RECORD_CODE = 3,   /* code_registry.h */
     CONPROF_RECORD_ALLOC = 4,  /* heap.h */
     CONPROF_RECORD_PAUSE = 5,  /* gc_pause.h */
-    CONPROF_RECORD_TRACED = 8, /* with a sample or an allocation: a trace ends the record */
+    CONPROF_RECORD_TRACED = 8, /* flag, with a sample or an allocation: a trace ends the record */
 };
 
 struct conprof_ring {
@@ -57,6 +68,7 @@ struct conprof_ring {
 struct conprof_ring_slot {
     struct conprof_ring *ring;
     uint64_t at;
+    uint64_t header; /* the open one */
     uint32_t words;
 };
 
@@ -79,12 +91,12 @@ conprof_ring_put(const struct conprof_ring_slot *slot, uint32_t index, uint64_t 
 
 /* SIGNAL-SAFE. Copies `bytes` bytes from `address`, which may be unreadable, into
  * the words from `index` on; false when they cannot be read. The rest of the last
- * word keeps its zeros. */
+ * word is zero. */
 bool conprof_ring_copy(const struct conprof_ring_slot *slot, uint32_t index, uintptr_t address,
                        size_t bytes);
 
-/* SIGNAL-SAFE. Publishes a reserved record. */
-void conprof_ring_publish(const struct conprof_ring_slot *slot, enum conprof_record_kind kind);
+/* SIGNAL-SAFE. Publishes a reserved record; false when it was given up meanwhile. */
+bool conprof_ring_publish(const struct conprof_ring_slot *slot, enum conprof_record_kind kind);
 
 /* Reader only. Copies the next record's words (header excluded) into `out`,
  * which has room for CONPROF_RING_MAX_RECORD words, and consumes it. Returns the
@@ -96,6 +108,16 @@ uint32_t conprof_ring_take(struct conprof_ring *ring, uint64_t *out, int *kind);
 
 /* Any thread. How often a header was not believed. */
 uint64_t conprof_ring_corrupt(struct conprof_ring *ring);
+
+/* Reader only. Whose record it is that stands open at `*at`, in the reader's way; 0: none does. */
+pid_t conprof_ring_waits_for(struct conprof_ring *ring, uint64_t *at);
+
+/* Reader only. Has this thread begun another record behind the one that stands open? */
+bool conprof_ring_has_later(struct conprof_ring *ring, pid_t tid);
+
+/* Reader only. The open record at `at` is to be stepped over: its writer will not write any more.
+ * False when it has just been published. */
+bool conprof_ring_give_up(struct conprof_ring *ring, uint64_t at);
 
 /* Any thread. Words reserved and not consumed. */
 uint64_t conprof_ring_fill(struct conprof_ring *ring);

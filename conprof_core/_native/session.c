@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "abandoned.h"
 #include "clock.h"
 #include "code_registry.h"
 #include "blocked.h"
@@ -31,6 +32,9 @@
 
 /* A remainder of process CPU smaller than this waits for the next window. */
 #define MIN_REMAINDER_NS 1000000
+
+/* Turns of the wait for handlers after which those are looked for that will never end. */
+#define LOOK_AT_HANDLERS 500
 
 /* Wakings without a call, such as looks, after which threads are looked for anyway. */
 #define WAKINGS_PER_SCAN 20
@@ -155,7 +159,12 @@ static bool
 wait_for_handlers(uint64_t until_ns)
 {
     struct timespec pause = {.tv_nsec = 100000};
-    while (atomic_load(&conprof_sampler.in_handler) != 0) {
+    for (unsigned turns = 1; atomic_load(&conprof_sampler.in_handler) != 0; turns++) {
+        if (turns % LOOK_AT_HANDLERS == 0) {
+            conprof_lock();
+            conprof_abandoned_settle();
+            conprof_unlock();
+        }
         if (conprof_monotonic_ns() >= until_ns) {
             conprof_drain_count_given_up();
             return false;
@@ -199,6 +208,7 @@ conprof_session_start(uint32_t rate_hz, double period_s, uint32_t stacks, uint32
     conprof_fork_install();
     state_pid = getpid();
     reset_counters();
+    conprof_abandoned_reset();
     conprof_drain_reset();
     conprof_heap_reset_counters();
     conprof_sampler.interpreter = PyInterpreterState_Main();
@@ -534,6 +544,7 @@ conprof_session_forget(void)
     conprof_registry_reset();
     conprof_lock();
     conprof_ring_reset(&conprof_sampler.ring);
+    conprof_abandoned_reset();
     conprof_threads_clear(false);
     /* Behind a lock that somebody of the parent held, nothing is whole: it stays as it is, and no
      * session starts any more in this process. */

@@ -84,10 +84,11 @@ conprof_signals_keep_out(int number)
     }
 }
 
-bool
-conprof_signals_is_blocked(pid_t tid, int number)
+struct conprof_thread_status
+conprof_signals_status(pid_t tid)
 {
     static char text[4096]; /* owner: holder of the session lock; too large for a stack */
+    struct conprof_thread_status status = {.is_known = false};
     char path[48];
     snprintf(path, sizeof path, "/proc/self/task/%d/status", (int)tid);
     int file = open(path, O_RDONLY | O_CLOEXEC);
@@ -96,9 +97,13 @@ conprof_signals_is_blocked(pid_t tid, int number)
         close(file);
     }
     text[got < 0 ? 0 : got] = '\0';
-    const char *line = strstr(text, "\nSigBlk:");
-    return line != NULL && number > 0 &&
-           (strtoull(line + strlen("\nSigBlk:"), NULL, 16) & conprof_signal_bit(number)) != 0;
+    const char *state = strstr(text, "\nState:\t"), *blocked = strstr(text, "\nSigBlk:\t");
+    if (state != NULL && blocked != NULL) {
+        status.is_known = true;
+        status.state = state[strlen("\nState:\t")];
+        status.blocked = strtoull(blocked + strlen("\nSigBlk:\t"), NULL, 16);
+    }
+    return status;
 }
 
 /* ---- the signal ---- */

@@ -76,8 +76,12 @@ bool conprof_signals_is_installed(int number, conprof_signal_handler *handler);
  * ours to what stood before us. It may not return: libc ends a thread from there. */
 void conprof_signals_pass_on(int number, siginfo_t *info, void *context);
 
-/* Session lock held. Does the kernel's mask of another thread of this process block `number`?
- * False when that cannot be told. */
-bool conprof_signals_is_blocked(pid_t tid, int number);
+/* Session lock held. What the kernel says of a thread of this process, if it does. */
+struct conprof_thread_status {
+    bool is_known;
+    char state; /* as in proc(5): R running, S asleep, D asleep in the kernel, ... */
+    conprof_signal_set blocked;
+};
+struct conprof_thread_status conprof_signals_status(pid_t tid);
 
 #endif

@@ -11,6 +11,7 @@
 #include "hash.h"
 #include "lock.h"
 #include "refusals.h"
+#include "sampler.h"
 #include "signals.h"
 #include "thread_table.h"
 
@@ -160,7 +161,7 @@ is_blocked(pid_t tid)
 {
     return tid == (pid_t)syscall(SYS_gettid)
                ? (conprof_lock_mask() & conprof_signal_bit(timer_signal)) != 0
-               : conprof_signals_is_blocked(tid, timer_signal);
+               : (conprof_signals_status(tid).blocked & conprof_signal_bit(timer_signal)) != 0;
 }
 
 /* Session lock held. Gives a thread without a timer one. False, with errno, when the kernel refuses
@@ -268,6 +269,9 @@ conprof_threads_find(pid_t tid)
 void
 conprof_threads_release(struct conprof_thread *thread)
 {
+    if (atomic_exchange(&thread->inside, 0) != 0) {
+        atomic_fetch_sub(&conprof_sampler.in_handler, 1); /* it ended in its handler */
+    }
     if (observer != NULL) {
         observer(thread, false);
     }
@@ -364,7 +368,10 @@ conprof_threads_clear(bool has_timers)
             if (has_timers) {
                 conprof_threads_disarm(thread);
             }
-            atomic_store(&thread->timer, NO_TIMER);
+            else {
+                atomic_store(&thread->timer, NO_TIMER);
+                atomic_store(&thread->inside, 0); /* in the parent */
+            }
             counts[thread->reach]--;
             conprof_thread_table_drop(thread);
         }

@@ -68,9 +68,12 @@ struct conprof_thread {
     uint32_t failures;               /* walks that failed in a row */
     uint64_t random_state;           /* of the timer's jitter */
     uint64_t due_ns;                 /* CPU time at which the next signal is due */
-    bool was_seen;                   /* by the scan under way */
-    _Atomic uint32_t loop; /* number of its asyncio loop, or 0 (blocked.h); written by: holder
-                            * of the session lock; read by: handler */
+    uint32_t runs;                   /* of its handler, so far; owner: its handler */
+    _Atomic uint32_t inside; /* the number of the run under way, or 0; written by: its handler,
+                              * and by who knows that it never ends (abandoned.h) */
+    bool was_seen;           /* by the scan under way */
+    _Atomic uint32_t loop;   /* number of its asyncio loop, or 0 (blocked.h); written by: holder
+                              * of the session lock; read by: handler */
     struct conprof_wait_account wait;
     struct conprof_scratch *scratch; /* of the handler; stays with the slot once it has one */
 };
