@@ -5,7 +5,7 @@ from __future__ import annotations
 from support.process import run_script
 from support.stack_usage import constants
 
-# Calls of C from C, each of which takes a bit of the stack; the innermost allocates, in all domains.
+# Calls of C from C, each of which takes a bit of the stack; the innermost allocates.
 SCRIPT = """
 import functools, os, sys, threading
 from conprof_core.testing import capture
