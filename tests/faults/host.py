@@ -40,12 +40,14 @@ def sane(rows: list[Any]) -> list[str]:
 def profiled(run: Any, types: list[str], args: dict[str, Any]) -> dict[str, Any]:
     """Run with conprof and the faults."""
     import conprof_core as conprof
+    from conprof_core._engine import choose
     from conprof_core.testing import capture
 
     with capture(profile_types=types) as captured:
-        # Its timers are there; what a thread waits for is of no interest at this rate.
-        engine = conprof.stats()["engine_stats"]
-        _faults.start(engine["signal_number"], args["rate"], args["steps"], STEPS_EVERY_MS)
+        if conprof.stats()["engine"] != "native":
+            raise RuntimeError(f"the portable engine runs, as {choose(None)[1] or 'it failed once'}")
+        number = conprof.stats()["engine_stats"]["signal_number"]
+        _faults.start(number, args["rate"], args["steps"], STEPS_EVERY_MS)
         rounds = run()
         _faults.stop()
         stats = conprof.stats()

@@ -56,6 +56,8 @@ KNOWN_CASES = {
 # Cases that list every descriptor of a process: with the type ``tasks`` it has the socket that
 # ``conprof tasks`` asks, and a pipe to wake its thread.
 KNOWN_CASES |= {"test.test_subprocess.POSIXProcessTestCase.test_pass_fds_redirected"}
+# A case that counts the threads of a forked child: with the type ``tasks`` it has one more.
+KNOWN_CASES |= {"test.test_threading.ThreadJoinOnShutdown.test_clear_threads_states_after_fork"}
 # Cases that deadlock in this very Python every now and then, and more often where time passes
 # differently; they run neither off nor on.
 DEADLOCKS = {
@@ -247,6 +249,9 @@ def report(verdict: Verdict, logs: Path | None) -> str:
         line += f"  (no results without the profiler either: {verdict.off.how})"
     for what in verdict.worse:
         line += f"\n    worse: {what}"
+    if on.crashed:
+        said = on.output.partition("Fatal Python error")
+        line += "\n    said: " + "\n        ".join((said[1] + said[2]).splitlines()[:12])
     for what in verdict.flaky:
         line += f"\n    once, not again: {what}"
     if verdict.worse and logs is not None:
