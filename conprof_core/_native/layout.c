@@ -103,6 +103,30 @@ is_number(PyObject *object, const char *name, long found)
     return is_same;
 }
 
+/* Do a frame's variables begin where we think? Looked at where the first one has a value, in its
+ * own slot: as `self` has in what starts the engine. */
+static bool
+has_first_local(PyFrameObject *frame, PyObject *code, uintptr_t inner)
+{
+    uintptr_t slot = 0;
+    PyObject *cells = PyObject_GetAttrString(code, "co_cellvars");
+    PyObject *names = PyObject_GetAttrString(code, "co_varnames");
+    PyObject *locals = PyFrame_GetLocals(frame), *value = NULL;
+    if (cells != NULL && PyTuple_GET_SIZE(cells) == 0 && names != NULL &&
+        PyTuple_GET_SIZE(names) > 0 && locals != NULL) {
+        value = PyObject_GetItem(locals, PyTuple_GET_ITEM(names, 0));
+    }
+    bool is_read =
+        conprof_safe_read(&slot, inner + offsetof(conprof_frame, localsplus), sizeof slot);
+    bool is_right = value == NULL || (is_read && (slot & ~(uintptr_t)7) == (uintptr_t)value);
+    Py_XDECREF(value);
+    Py_XDECREF(locals);
+    Py_XDECREF(names);
+    Py_XDECREF(cells);
+    PyErr_Clear();
+    return is_right;
+}
+
 static const char *
 check_code(PyFrameObject *frame)
 {
@@ -131,7 +155,8 @@ check_code(PyFrameObject *frame)
     else if (!conprof_safe_read(&at, (uintptr_t)frame + offsetof(PyFrameObject, f_frame),
                                 sizeof at) ||
              !conprof_safe_read(inner.bytes, at, sizeof inner.bytes) ||
-             conprof_frame_code(&inner.frame) != (uintptr_t)code) {
+             conprof_frame_code(&inner.frame) != (uintptr_t)code ||
+             !has_first_local(frame, code, at)) {
         failed = "frame objects are not laid out as expected";
     }
     Py_DECREF(code);

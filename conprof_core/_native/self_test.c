@@ -145,7 +145,26 @@ finds_cell(PyObject *cell)
            (PyObject *)conprof_context_cell(ts) == cell;
 }
 
-/* The label look-up against ContextVar.get, in a context of its own. */
+/* Sets so many variables in the current context, which keeps them. */
+static bool
+add_variables(int count)
+{
+    while (count > 0) {
+        PyObject *variable = PyContextVar_New("conprof_probe", NULL);
+        PyObject *token = variable == NULL ? NULL : PyContextVar_Set(variable, Py_None);
+        Py_XDECREF(variable);
+        Py_XDECREF(token);
+        if (token == NULL) {
+            PyErr_Clear();
+            return false;
+        }
+        count--;
+    }
+    return true;
+}
+
+/* The label look-up against ContextVar.get, in a context of its own: of one variable, and of so
+ * many that their tree has nodes of both kinds. */
 static const char *
 check_labels(void)
 {
@@ -159,7 +178,8 @@ check_labels(void)
     if (context != NULL && cell != NULL && PyContext_Enter(context) == 0) {
         bool is_absent = finds_cell(NULL);
         PyObject *token = PyContextVar_Set(conprof_labels_variable(), cell);
-        if (is_absent && token != NULL && finds_cell(cell)) {
+        if (is_absent && token != NULL && finds_cell(cell) && add_variables(100) &&
+            finds_cell(cell)) {
             failed = NULL;
         }
         Py_XDECREF(token);

@@ -109,7 +109,8 @@ set_size(_PyStackChunk *chunk, uintptr_t end)
 void
 fenced_gave_back(void)
 {
-    PyThreadState *ts = attached();
+    /* Not before: the self-test looks at the sizes that CPython gives. */
+    PyThreadState *ts = targets_are_signalled() ? attached() : NULL;
     _PyStackChunk *chunk = ts == NULL ? NULL : ts->datastack_chunk;
     uintptr_t top = chunk == NULL ? 0 : (uintptr_t)ts->datastack_top;
     if (chunk != NULL && top >= (uintptr_t)chunk->data &&

@@ -45,7 +45,9 @@ def profiled(run: Any, types: list[str], args: dict[str, Any]) -> dict[str, Any]
 
     with capture(profile_types=types) as captured:
         if conprof.stats()["engine"] != "native":
-            raise RuntimeError(f"the portable engine runs, as {choose(None)[1] or 'it failed once'}")
+            raise RuntimeError(
+                f"the portable engine runs, as {choose(None)[1] or 'it failed once'}"
+            )
         number = conprof.stats()["engine_stats"]["signal_number"]
         _faults.start(number, args["rate"], args["steps"], STEPS_EVERY_MS)
         rounds = run()

@@ -61,7 +61,7 @@ FIELDS = [
         "struct _PyInterpreterFrame",
         "f_code f_executable previous prev_instr instr_ptr owner localsplus",
     ),
-    *_fields("_PyStackChunk", r"struct _stack_chunk \{", "_PyStackChunk", "previous size data"),
+    *_fields("_PyStackChunk", r"struct _stack_chunk \{", "_PyStackChunk", "previous size top data"),
     *_fields(
         "PyCodeObject",
         r"#define _PyCode_DEF\(SIZE\)\s*\{",
