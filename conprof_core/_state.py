@@ -148,11 +148,12 @@ class State:
                 engine, _ = choose("portable")
                 reason = unavailable.reason
                 session = Session(owner, engine, reason, **options)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if isinstance(error, EngineUnavailableError):
                 raise
-            # No thread can be had: out of resources, or the interpreter is shutting down.
-            _log.log(_log.ERROR, "profiler", "not profiling this process: %s", error)
+            # Out of threads or of memory, or the interpreter is shutting down.
+            why = str(error) or "out of memory"
+            _log.log(_log.ERROR, "profiler", "not profiling this process: %s", why)
             return
         self.session = session
         _scope.set_sampling(session.config.enabled)
@@ -333,8 +334,9 @@ class State:
                 return
             try:
                 session.begin()
-            except (RuntimeError, EngineUnavailable) as error:
-                _log.log(_log.ERROR, "profiler", "not profiling this process: %s", error)
+            except (RuntimeError, MemoryError, EngineUnavailable) as error:
+                why = str(error) or "out of memory"
+                _log.log(_log.ERROR, "profiler", "not profiling this process: %s", why)
                 return
             self.session = session
             _scope.set_sampling(session.config.enabled)

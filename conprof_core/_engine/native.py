@@ -224,14 +224,16 @@ class NativeEngine:
 
         Called from places only where no lock of a log handler can be held: a tick, a fork, a stop.
         """
-        now = self._native.stats()
-        for name, text in _TROUBLES.items():
-            if now[name] and not self._told.get(name):
-                self._told[name] = 1
+        with _log.guard("tell"):  # there may be no memory even for this
+            now = self._native.stats()
+            for name, text in _TROUBLES.items():
+                if now[name] and not self._told.get(name):
+                    self._told[name] = 1
+                    _log.log(_log.ERROR, "engine", "%s", text)
+            if self._told.get("drain_missing") and not now["drain_missing"]:
+                self._told["drain_missing"] = 0
+                text = "the thread could be had again: profiling goes on"
                 _log.log(_log.ERROR, "engine", "%s", text)
-        if self._told.get("drain_missing") and not now["drain_missing"]:
-            self._told["drain_missing"] = 0
-            _log.log(_log.ERROR, "engine", "%s", "the thread could be had again: profiling goes on")
 
     def stop(self) -> None:
         """Take no more samples; the last window stays to be taken."""

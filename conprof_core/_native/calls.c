@@ -30,9 +30,10 @@ static _Atomic uint32_t serial;            /* of the callbacks; written by: set 
 static struct conprof_callbacks callbacks;
 static PyObject *task_look;
 
-/* GIL held. The seconds that the callback returned, or -1. */
+/* GIL held. The seconds that the callback returned, or -1; `later_s` where there is no memory to
+ * run it, as where the application holds all that it may have. */
 static double
-call(PyObject *callback)
+call(PyObject *callback, double later_s)
 {
     double seconds = -1;
     PyObject *function = Py_XNewRef(callback);
@@ -40,7 +41,12 @@ call(PyObject *callback)
     if (result != NULL && result != Py_None) {
         seconds = PyFloat_AsDouble(result);
     }
-    if (PyErr_Occurred()) {
+    if (PyErr_Occurred() != NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        PyErr_Clear();
+        atomic_fetch_add(&refused, 1);
+        seconds = later_s;
+    }
+    else if (PyErr_Occurred()) {
         PyErr_WriteUnraisable(function);
     }
     Py_XDECREF(result);
@@ -48,16 +54,25 @@ call(PyObject *callback)
     return seconds;
 }
 
-/* A thread of ours. The same, taking the GIL. */
+/* A thread of ours that knows nothing of Python yet. The same, taking the GIL. Not by
+ * PyGILState_Ensure, which ends the process where there is no memory for a thread state: then
+ * `later_s` is returned, and the call is counted as refused. */
 static double
-call_python(PyObject **callback)
+call_python(PyObject **callback, double later_s)
 {
     conprof_turn_begin();
     conprof_rouse(); /* the drain looks at how we fare */
-    PyGILState_STATE state = PyGILState_Ensure();
-    double seconds = call(*callback);
+    PyThreadState *state = PyThreadState_New(PyInterpreterState_Main());
+    if (state == NULL) {
+        conprof_turn_end();
+        atomic_fetch_add(&refused, 1);
+        return later_s;
+    }
+    PyEval_RestoreThread(state);
+    double seconds = call(*callback, later_s);
     conprof_turn_end();
-    PyGILState_Release(state);
+    PyThreadState_Clear(state);
+    PyThreadState_DeleteCurrent();
     return seconds;
 }
 
@@ -68,7 +83,7 @@ run_tick(void *Py_UNUSED(argument))
     prctl(PR_SET_NAME, "conprof-export", 0, 0, 0);
     conprof_signals_keep_out(conprof_sampler.signal_number);
     conprof_session_thread_begin("conprof-export", 14, NULL);
-    double seconds = call_python(&callbacks.tick);
+    double seconds = call_python(&callbacks.tick, 1);
     conprof_session_thread_end();
     /* A tick that failed comes back later. One of a session that has ended says nothing of the
      * next one. */
@@ -87,7 +102,7 @@ run_task_look(void *Py_UNUSED(argument))
     prctl(PR_SET_NAME, "conprof-tasks", 0, 0, 0);
     conprof_signals_keep_out(conprof_sampler.signal_number);
     conprof_session_thread_begin("conprof-tasks", 13, NULL);
-    double seconds = call_python(&task_look);
+    double seconds = call_python(&task_look, 5);
     conprof_session_thread_end();
     /* 0 meanwhile: there is nobody to call any more. */
     uint64_t expected = UINT64_MAX;
@@ -101,14 +116,14 @@ run_task_look(void *Py_UNUSED(argument))
 void
 conprof_calls_terminate(void)
 {
-    call_python(&callbacks.terminate);
+    call_python(&callbacks.terminate, 0);
 }
 
 void
 conprof_calls_trouble(void)
 {
     if (callbacks.trouble != NULL) {
-        call(callbacks.trouble);
+        call(callbacks.trouble, 0);
     }
 }
 

@@ -265,7 +265,7 @@ run_drain(void *argument)
     conprof_threads_exclude(self);
     atomic_store(&charged_ns, 0);
     conprof_unlock();
-    if (atomic_load(&current) == own) {
+    if (self > 0 && atomic_load(&current) == own) {
         atomic_store(&conprof_sampler.drain_tid, self);
     }
     uint32_t seen = conprof_rouse_count();

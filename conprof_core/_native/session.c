@@ -332,6 +332,8 @@ conprof_session_take_window(bool ends_period, bool has_alive)
         if (next != NULL) {
             conprof_drain_ring(window);
             if (conprof_session_is_running()) {
+                /* Who was not seen yet is armed first: the rest is of those who cannot be. */
+                conprof_threads_scan(false, false);
                 charge_remainder();
                 conprof_drain_ring(window);
                 if (has_alive) {

@@ -23,6 +23,7 @@ static pid_t excluded_tid;
 static nlink_t last_links;
 static uint32_t looks;
 static uint32_t without_slot;  /* threads, when it looked last */
+static bool was_full;          /* once in this session there was no slot for a thread */
 static bool is_newborn;        /* a thread that may only just have been made was found blocking */
 static uint32_t next_question; /* the slot that is asked first */
 
@@ -32,6 +33,7 @@ conprof_threads_scan_anew(void)
     last_links = 0;
     looks = 0;
     without_slot = 0;
+    was_full = false;
 }
 
 void
@@ -93,11 +95,14 @@ meet(pid_t tid, bool from_now)
         return thread;
     }
     uint64_t used = conprof_cpu_of_ns(tid);
-    thread = conprof_threads_arm(tid, kernel_name_id(tid), from_now ? used : 0);
-    if (thread == NULL) {
-        without_slot += conprof_cpu_of_ns(tid) != 0;
+    /* What one that got no slot before has used may be in a window already, as that of nobody
+     * known: it begins now. */
+    thread = conprof_threads_arm(tid, kernel_name_id(tid), from_now || was_full ? used : 0);
+    if (thread == NULL && conprof_cpu_of_ns(tid) != 0) {
+        without_slot++;
+        was_full = true;
     }
-    else if (thread->reach == CONPROF_REACH_BLOCKED) {
+    else if (thread != NULL && thread->reach == CONPROF_REACH_BLOCKED) {
         is_newborn = true; /* libc has a new thread block everything until it is set up */
     }
     return thread;

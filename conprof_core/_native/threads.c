@@ -95,7 +95,7 @@ conprof_cpu_own_ns(void)
 uint64_t
 conprof_cpu_of_ns(pid_t tid)
 {
-    return read_clock(clock_of(tid));
+    return tid <= 0 ? 0 : read_clock(clock_of(tid)); /* -1 would name quite another clock */
 }
 
 uint64_t
@@ -319,6 +319,9 @@ conprof_threads_is_dead(const struct conprof_thread *thread)
 struct conprof_thread *
 conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
 {
+    if (tid <= 0) {
+        return NULL; /* a sandbox that has closed does not tell which thread this is */
+    }
     struct conprof_thread *thread = conprof_thread_table_find(tid);
     if (thread != NULL && !conprof_threads_is_dead(thread)) {
         if (thread->reach != CONPROF_REACHED) {

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from support.process import run_script
 
+import conprof_core as conprof
 from conprof_core import _threads
+from conprof_core._engine import portable
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and signals of Linux")
 
@@ -94,3 +96,15 @@ def test_window_of_a_sandbox_that_does_not_tell_the_host(tmp_path: Path) -> None
         """
     ).check()
     assert list(tmp_path.glob("*.pb.gz"))
+
+
+def test_start_without_memory_leaves_the_program_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(portable.PortableEngine, "start", refused)
+    conprof.start(export_to="none:", engine="portable")
+    assert not conprof.stats()["running"]
+    assert "not profiling this process: out of memory" in caplog.text

@@ -1,0 +1,152 @@
+"""What the system may refuse the native engine: memory, timers, calls that a sandbox filters."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from support.pprof_reader import parse_file
+from support.process import run_script
+
+pytestmark = [
+    pytest.mark.usefixtures("native_engine"),
+    pytest.mark.skipif(sys.platform != "linux", reason="limits and filters of Linux"),
+]
+
+TESTS = Path(__file__).parents[1]
+COMMON = f"""
+import os, resource, sys, threading, time
+sys.path.insert(0, {str(TESTS)!r})
+import conprof_core as conprof
+
+def refuse(*names):
+    from cruel import seccomp
+    try:
+        seccomp.refuse(names, 1)
+    except (OSError, KeyError) as error:
+        print("SKIP", error)
+        os._exit(0)
+
+def burn(seconds):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(300))
+
+def process_ns():
+    return time.clock_gettime_ns(time.CLOCK_PROCESS_CPUTIME_ID)
+
+def start(**options):
+    conprof.start(export_to="file://" + os.getcwd() + "/profiles", **options)
+    return process_ns()
+"""
+
+
+def run(source: str, folder: Path) -> tuple[list[str], int]:
+    """Run a script in this folder; what it printed, and the CPU time in its profiles."""
+    script = f"import os\nos.chdir({str(folder)!r})\n{COMMON}\n{source}"
+    lines = run_script(script).check().stdout.splitlines()
+    if lines and lines[0].startswith("SKIP"):
+        pytest.skip(lines[0])
+    profiles = [p for p in (folder / "profiles").iterdir() if p.name.count(".") == 2]
+    return lines, sum(parse_file(path).total() for path in profiles)
+
+
+def test_window_ends_while_the_program_holds_all_memory(tmp_path: Path) -> None:
+    """A thread state that cannot be had is no reason to end the process."""
+    source = """
+start(period=0.2, cpu_duration=0.2)
+pages = int(open("/proc/self/statm").read().split()[0])
+most = pages * resource.getpagesize() + (12 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+held, ends = [], time.monotonic() + 1
+waiting = threading.Event()
+burn(0.1)
+for size in (1 << 20, 1 << 12, 1 << 6):
+    try:
+        while True:
+            held.append(bytearray(size))
+    except MemoryError:
+        pass
+waiting_until = time.monotonic() + 0.8
+while time.monotonic() < waiting_until:
+    time.sleep(0.05)
+refused = conprof.stats()["engine_stats"]["own_threads_refused"]
+held.clear()
+print(refused > 0)
+conprof.stop()
+"""
+    lines, total = run(source, tmp_path)
+    assert lines == ["True"]
+    assert total > 0.09e9
+
+
+def test_thread_that_is_armed_late_is_charged_once(tmp_path: Path) -> None:
+    """What it used before is in the window that knew no better."""
+    source = """
+before = process_ns()
+start()
+limits = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, limits[1]))
+again, done = threading.Event(), threading.Event()
+def work():
+    burn(0.3)
+    done.set()
+    again.wait()
+    burn(0.1)
+thread = threading.Thread(target=work)
+thread.start()
+done.wait()
+print(conprof.stats()["engine_stats"]["threads_untracked"] > 0)
+conprof.flush()
+resource.setrlimit(resource.RLIMIT_SIGPENDING, limits)
+conprof.flush()
+again.set()
+thread.join()
+conprof.stop()
+print(process_ns() - before)
+"""
+    lines, total = run(source, tmp_path)
+    assert lines[0] == "True"
+    assert total < int(lines[1]) * 1.02 + 20e6
+
+
+@pytest.mark.parametrize("name", ["timer_gettime", "gettid"])
+def test_call_that_is_refused_later(name: str, tmp_path: Path) -> None:
+    """Whether a thread is alive, and which one this is, are then not known; sums stay."""
+    source = f"""
+before = process_ns()
+start(cpu_profile_rate=1000)
+refuse({name!r})
+burn(0.1)
+threads = [threading.Thread(target=burn, args=(0.1,)) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+child = os.fork()
+if child == 0:
+    os._exit(0)
+os.waitpid(child, 0)
+conprof.flush()
+burn(0.1)
+conprof.stop()
+print(process_ns() - before)
+"""
+    lines, total = run(source, tmp_path)
+    used = int(lines[0])
+    assert 0.45e9 < total < used * 1.02 + 20e6
+
+
+def test_ids_of_threads_that_are_refused_mean_the_other_engine(tmp_path: Path) -> None:
+    source = """
+os.environ.pop("CONPROF_ENGINE", None)
+refuse("gettid")
+start()
+print(conprof.stats()["engine"])
+burn(0.1)
+conprof.stop()
+"""
+    lines, total = run(source, tmp_path)
+    assert lines == ["portable"]
+    assert total > 0.05e9
