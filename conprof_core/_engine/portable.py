@@ -37,6 +37,11 @@ _MISSING = "no thread can be had behind the fork, so nothing is sampled; it is t
 _BACK = "threads could be had again: profiling goes on"
 
 
+# The process, if any, that is the child of a fork without hooks: its interpreter believes that the
+# parent's threads are there.
+_stale_threads_of = 0
+
+
 def _shares_its_allocator() -> bool:
     """Tell whether objects of this interpreter may be freed in another one.
 
@@ -61,7 +66,6 @@ class PortableEngine:
         self._looks = 0
         self._forking = False
         self._forked_running = False
-        self._stale_threads = False
         self._is_child = False
         self._is_missing = False
         self._is_back = False  # and nobody has said so yet
@@ -89,6 +93,11 @@ class PortableEngine:
         """
         if self._running:
             return
+        has_stale_threads = _stale_threads_of == os.getpid()
+        if has_stale_threads and sys.version_info < (3, 13):
+            # Where the frames of those threads are is written on their stacks, which libc has
+            # given to others.
+            raise RuntimeError("CPython knows nothing of the fork that made this process")
         if not _shares_its_allocator():
             raise RuntimeError("the frames of other interpreters must not be read in this one")
         self._settings = settings
@@ -100,7 +109,7 @@ class PortableEngine:
         self._paused = False
         _tracking.start(context_var)
         self._table = Table(settings.max_stacks)
-        self._clocks = SharedClock() if self._stale_threads else best_clocks()
+        self._clocks = SharedClock() if has_stale_threads else best_clocks()
         self._next_tick = time.monotonic() + settings.period_s
         is_child, self._is_child = self._is_child, False
         if is_child:
@@ -350,7 +359,8 @@ class PortableEngine:
         """Become stopped and empty: locks may be held by threads that are not here."""
         # Without the other hooks, the interpreter too believes that the parent's threads are here,
         # and their clocks must not be asked for.
-        self._stale_threads = not self._forking
+        global _stale_threads_of
+        _stale_threads_of = 0 if self._forking else os.getpid()
         self._forking = self._forked_running = self._is_missing = False
         self._is_child = True
         _tracking.set_mend(None)

@@ -50,13 +50,10 @@ def _start(cell: cells.Cell, engine: str) -> None:
     options = {**cells.DEFAULTS, "profile_types": types, **cell.options}
     if engine == "portable":
         options["engine"] = engine  # the native one is what is taken where it can run
+    options |= {"application_name": "cruel", "export_to": f"file://{os.getcwd()}/profiles"}
+    report.started_with.update(options)
     before = report.process_cpu()
-    report.timed(
-        "start",
-        lambda: conprof.start(
-            application_name="cruel", export_to=f"file://{os.getcwd()}/profiles", **options
-        ),
-    )
+    report.timed("start", lambda: conprof.start(**options))
     stats = conprof.stats()
     report.event(
         "started",

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _descriptor = -1
+started_with: dict[str, Any] = {}
+"""Options that the profiler was started with."""
 _label: Callable[..., contextlib.AbstractContextManager[object]] | None = None
 
 

@@ -135,7 +135,9 @@ print(process_ns() - before)
 """
     lines, total = run(source, tmp_path)
     used = int(lines[0])
-    assert 0.45e9 < total < used * 1.02 + 20e6
+    assert total < used * 1.02 + 20e6
+    # Without ids of threads hardly anything is known, and that is counted.
+    assert total > 0.45e9 or name == "gettid"
 
 
 def test_ids_of_threads_that_are_refused_mean_the_other_engine(tmp_path: Path) -> None:

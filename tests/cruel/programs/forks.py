@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from cruel.programs import ordinary
-from cruel.report import burn, in_child, say, timed
+from cruel.report import burn, in_child, say, started_with, timed
 
 SCRIPT = [sys.executable, "-c", "print('child'); raise SystemExit(5)"]
 
@@ -78,11 +78,7 @@ def _libc_fork_then(*names: str) -> int:
         if "conprof_core" in sys.modules:
             import conprof_core as conprof
 
-            where = f"file://{os.getcwd()}/profiles"
-            calls = {
-                "stop": conprof.stop,
-                "start": lambda: conprof.start(application_name="again", export_to=where),
-            }
+            calls = {"stop": conprof.stop, "start": lambda: conprof.start(**started_with)}
             for name in names:
                 calls[name]()
         in_child(5)
