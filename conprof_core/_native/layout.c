@@ -44,11 +44,8 @@ check_chunks(void)
             return differs;
         }
         uintptr_t data = at + offsetof(_PyStackChunk, data);
-        if (i > 0) {
-            limit = at + head.size;
-            top = data + head.top * sizeof(PyObject *);
-        }
-        if (head.size < 4096 || limit != at + head.size || top < data || top > limit) {
+        if (head.size < 4096 ||
+            (i == 0 && (limit != at + head.size || top < data || top > limit))) {
             return differs;
         }
         at = (uintptr_t)head.previous;
