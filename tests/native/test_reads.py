@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from support.process import run_script
 
-pytestmark = pytest.mark.native_core
-
 
 @pytest.fixture
 def compiler() -> str:
