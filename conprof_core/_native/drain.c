@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,6 +23,7 @@
 #include "heap.h"
 #include "lock.h"
 #include "offcpu.h"
+#include "own_tid.h"
 #include "rouse.h"
 #include "sampler.h"
 #include "session.h"
@@ -182,7 +182,7 @@ arm(struct process_timer *timer)
     event.sigev_notify = SIGEV_THREAD_ID;
     event.sigev_signo = conprof_sampler.signal_number;
     event.sigev_value.sival_ptr = conprof_timer_value(CONPROF_TIMER_DRAIN);
-    event.sigev_notify_thread_id = (pid_t)syscall(SYS_gettid);
+    event.sigev_notify_thread_id = conprof_own_tid();
     struct itimerspec when = {.it_interval = {.tv_nsec = CONPROF_DRAIN_EVERY_NS},
                               .it_value = {.tv_nsec = CONPROF_DRAIN_EVERY_NS}};
     timer->is_armed = timer_create(CLOCK_PROCESS_CPUTIME_ID, &event, &timer->id) == 0;
@@ -260,7 +260,7 @@ run_drain(void *argument)
     struct process_timer timer;
     prctl(PR_SET_NAME, "conprof-drain", 0, 0, 0);
     conprof_signals_keep_out(conprof_sampler.signal_number);
-    pid_t self = (pid_t)syscall(SYS_gettid);
+    pid_t self = conprof_own_tid();
     conprof_lock();
     conprof_threads_exclude(self);
     atomic_store(&charged_ns, 0);

@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "calls.h"
@@ -12,6 +11,7 @@
 #include "heap_sample.h"
 #include "heap_table.h"
 #include "lock.h"
+#include "own_tid.h"
 #include "sampler.h"
 #include "session.h"
 
@@ -148,7 +148,7 @@ conprof_fork_postfork_parent(void)
     }
     /* Pending calls run in the main thread; elsewhere there is more than one thread
      * anyhow. */
-    bool is_main = (pid_t)syscall(SYS_gettid) == getpid();
+    bool is_main = conprof_own_tid() == getpid();
     if (is_main) {
         Py_XSETREF(forker, find_forker());
     }

@@ -2,12 +2,12 @@
 #include "gc_pause.h"
 
 #include <errno.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "capture.h"
 #include "clock.h"
 #include "code_registry.h"
+#include "own_tid.h"
 #include "sampler.h"
 #include "signals.h"
 
@@ -63,7 +63,7 @@ emit(uint32_t generation, bool is_placed)
     conprof_ring_put(&slot, 1 + CONPROF_PAUSE_COUNT, sums[generation].count);
     conprof_ring_put(&slot, 1 + CONPROF_PAUSE_CELL, marks.cell_id);
     conprof_ring_put(&slot, 1 + CONPROF_PAUSE_RECORD, (uint64_t)(uintptr_t)marks.record);
-    conprof_ring_put(&slot, 1 + CONPROF_PAUSE_THREAD, (uint64_t)syscall(SYS_gettid));
+    conprof_ring_put(&slot, 1 + CONPROF_PAUSE_THREAD, (uint64_t)conprof_own_tid());
     conprof_ring_put(&slot, 1 + CONPROF_PAUSE_FRAMES,
                      conprof_frame_word(CONPROF_UID_GC, generation));
     if (frames > 0) {

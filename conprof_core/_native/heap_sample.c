@@ -11,6 +11,7 @@
 #include "code_registry.h"
 #include "heap.h"
 #include "heap_table.h"
+#include "own_tid.h"
 #include "sampler.h"
 #include "scratch.h"
 #include "state.h"
@@ -156,7 +157,7 @@ put(const struct caller *caller, uint32_t frames, uint64_t word, uintptr_t addre
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_CELL, marks->cell_id);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_RECORD, (uint64_t)(uintptr_t)marks->record);
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_THREAD,
-                     (uint64_t)syscall(SYS_gettid) << CONPROF_ALLOC_TID_SHIFT |
+                     (uint64_t)conprof_own_tid() << CONPROF_ALLOC_TID_SHIFT |
                          (caller->hold == CONPROF_HOLD_DETACHED ? CONPROF_ALLOC_IS_UNSURE : 0) |
                          (is_paused ? CONPROF_ALLOC_IS_PAUSED : 0));
     conprof_ring_put(&slot, 1 + CONPROF_ALLOC_BYTES, bytes);

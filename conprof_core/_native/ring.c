@@ -1,10 +1,10 @@
 /* ring.c: see ring.h for the protocol. */
 #include "ring.h"
 
+#include "own_tid.h"
 #include "safemem.h"
 
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define MASK (CONPROF_RING_WORDS - 1)
@@ -99,7 +99,7 @@ conprof_ring_reserve(struct conprof_ring *ring, uint32_t words, struct conprof_r
     if (words == 0 || words > CONPROF_RING_MAX_RECORD) {
         return false;
     }
-    uint64_t header = header_of(words, OPEN, (pid_t)syscall(SYS_gettid));
+    uint64_t header = header_of(words, OPEN, conprof_own_tid());
     for (;;) {
         uint64_t at = atomic_load_explicit(&ring->reserved, memory_order_acquire);
         uint64_t consumed = atomic_load_explicit(&ring->consumed, memory_order_acquire);

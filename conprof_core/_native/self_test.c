@@ -6,12 +6,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "context.h"
 #include "layout.h"
+#include "own_tid.h"
 #include "safemem.h"
 #include "sampler.h"
 #include "scratch.h"
@@ -63,7 +63,7 @@ static const char *
 check_timer(void)
 {
     int number = conprof_sampler_install();
-    pid_t self = (pid_t)syscall(SYS_gettid);
+    pid_t self = conprof_own_tid();
     timer_t timer;
     struct sigevent event;
     if (number < 0) {

@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,6 +21,7 @@
 #include "heap.h"
 #include "lock.h"
 #include "offcpu.h"
+#include "own_tid.h"
 #include "residue.h"
 #include "safemem.h"
 #include "sampler.h"
@@ -53,12 +53,6 @@ static __thread uint32_t requests_charged = REQUESTS_CHARGED;
 
 static _Atomic pid_t session_pid; /* written by: GIL holder; 0: stopped */
 static pid_t state_pid;           /* of whom all this is; owner: GIL holder; 0: of nobody yet */
-
-static pid_t
-own_tid(void)
-{
-    return (pid_t)syscall(SYS_gettid);
-}
 
 bool
 conprof_session_is_running(void)
@@ -104,7 +98,7 @@ find_own_stack(uintptr_t *low, uintptr_t *high)
     void *at = NULL;
     size_t size = 0;
     *low = *high = 0;
-    if (own_tid() == getpid()) {
+    if (conprof_own_tid() == getpid()) {
         /* pthread_getattr_np would parse /proc/self/maps. */
         *high = &__libc_stack_end == NULL ? 0 : (uintptr_t)__libc_stack_end;
         *low = *high > MAIN_STACK_BYTES ? *high - MAIN_STACK_BYTES : *high;
@@ -122,7 +116,7 @@ static void
 note_own_stack(void)
 {
     uintptr_t low, high;
-    struct conprof_thread *self = conprof_threads_find(own_tid());
+    struct conprof_thread *self = conprof_threads_find(conprof_own_tid());
     find_own_stack(&low, &high);
     if (self != NULL) {
         conprof_thread_set_stack(self, low, high);
@@ -370,7 +364,7 @@ conprof_session_stop(void)
     Py_END_ALLOW_THREADS;
     conprof_calls_await_task_look();
     conprof_lock();
-    struct conprof_thread *self = conprof_threads_find(own_tid());
+    struct conprof_thread *self = conprof_threads_find(conprof_own_tid());
     if (self != NULL) {
         conprof_sampler_take_residue(self);
     }
@@ -414,7 +408,7 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
     if (!atomic_load(&conprof_sampler.is_active)) {
         return;
     }
-    if (own_tid() == getpid()) {
+    if (conprof_own_tid() == getpid()) {
         return; /* a greenlet that gevent runs as a thread: it begins on the main thread */
     }
     uintptr_t stack_low, stack_high;
@@ -426,9 +420,9 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
     }
     uint64_t uid =
         target == NULL ? 0 : conprof_registry_uid(&conprof_sampler.ring, (uintptr_t)target);
-    bool is_new = conprof_threads_find(own_tid()) == NULL;
+    bool is_new = conprof_threads_find(conprof_own_tid()) == NULL;
     struct conprof_thread *thread =
-        conprof_threads_arm(own_tid(), conprof_thread_name_id(name, name_bytes), 0);
+        conprof_threads_arm(conprof_own_tid(), conprof_thread_name_id(name, name_bytes), 0);
     if (thread != NULL) {
         thread->name_id = conprof_thread_name_id(name, name_bytes);
         conprof_thread_set_stack(thread, stack_low, stack_high);
@@ -443,11 +437,11 @@ conprof_session_thread_begin(const char *name, size_t name_bytes, PyObject *targ
 void
 conprof_session_thread_end(void)
 {
-    if (!atomic_load(&conprof_sampler.is_active) || own_tid() == getpid()) {
+    if (!atomic_load(&conprof_sampler.is_active) || conprof_own_tid() == getpid()) {
         return;
     }
     conprof_lock();
-    struct conprof_thread *thread = conprof_threads_find(own_tid());
+    struct conprof_thread *thread = conprof_threads_find(conprof_own_tid());
     if (thread != NULL && atomic_load(&conprof_sampler.is_active)) {
         conprof_threads_disarm(thread);
         conprof_sampler_take_residue(thread);
@@ -464,7 +458,7 @@ with_own_thread(void (*take)(struct conprof_thread *))
         return;
     }
     conprof_lock();
-    struct conprof_thread *thread = conprof_threads_find(own_tid());
+    struct conprof_thread *thread = conprof_threads_find(conprof_own_tid());
     if (thread != NULL && atomic_load(&conprof_sampler.is_active)) {
         take(thread);
     }

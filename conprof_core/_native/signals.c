@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #endif
 #include "signals.h"
+#include "own_tid.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -204,7 +205,7 @@ hand_over(int number, uintptr_t handler)
         action_of(handler, atomic_load(&behind.flags), atomic_load(&behind.mask));
     int saved_errno = errno;
     if (raw_sigaction(number, &theirs, NULL)) {
-        syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), number);
+        syscall(SYS_tgkill, getpid(), conprof_own_tid(), number);
     }
     errno = saved_errno;
 }

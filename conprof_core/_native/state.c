@@ -6,9 +6,9 @@
 
 #include <link.h>
 #include <pthread.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "own_tid.h"
 #include "safemem.h"
 
 #define IS_COPIED(field)                                                                           \
@@ -168,16 +168,20 @@ static unsigned long adopted_tid, adopted_from;
 void
 conprof_state_adopt(void)
 {
-    adopted_tid = (unsigned long)syscall(SYS_gettid);
+    adopted_tid = (unsigned long)conprof_own_tid();
     adopted_from = PyThreadState_Get()->native_thread_id;
 }
+
+/* What a state says whose thread began where a sandbox refuses gettid(). */
+#define TID_REFUSED ((unsigned long)-1)
 
 /* SIGNAL-SAFE. Does a state say that it is the calling thread's? */
 static bool
 says_own(unsigned long native_thread_id)
 {
-    unsigned long self = (unsigned long)syscall(SYS_gettid);
-    return native_thread_id == self || (self == adopted_tid && native_thread_id == adopted_from);
+    unsigned long self = (unsigned long)conprof_own_tid();
+    return native_thread_id == self || native_thread_id == TID_REFUSED ||
+           (self == adopted_tid && native_thread_id == adopted_from);
 }
 
 enum conprof_hold

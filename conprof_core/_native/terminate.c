@@ -14,6 +14,7 @@
 #include "calls.h"
 #include "clock.h"
 #include "futex.h"
+#include "own_tid.h"
 #include "rouse.h"
 #include "sampler.h"
 #include "session.h"
@@ -42,7 +43,7 @@ is_spared(void)
 static bool
 send_to_self(int number)
 {
-    return syscall(SYS_tgkill, getpid(), (pid_t)syscall(SYS_gettid), number) == 0 ||
+    return syscall(SYS_tgkill, getpid(), conprof_own_tid(), number) == 0 ||
            kill(getpid(), number) == 0;
 }
 

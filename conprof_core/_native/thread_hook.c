@@ -2,11 +2,12 @@
 #include "thread_hook.h"
 
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "drain.h"
+#include "own_tid.h"
 #include "session.h"
+#include "state.h"
 
 static PyObject *original_bootstrap; /* written by: bootstrap_descriptor */
 
@@ -21,7 +22,7 @@ static void
 guard_dealloc(PyObject *self)
 {
     guard_object *guard = (guard_object *)self;
-    if (guard->process == getpid() && guard->thread == (pid_t)syscall(SYS_gettid)) {
+    if (guard->process == getpid() && guard->thread == conprof_own_tid()) {
         conprof_session_thread_end();
     }
     Py_TYPE(self)->tp_free(self);
@@ -42,7 +43,7 @@ leave_guard(void)
     guard_object *guard = state == NULL ? NULL : PyObject_New(guard_object, &guard_type);
     if (guard != NULL) {
         guard->process = getpid();
-        guard->thread = (pid_t)syscall(SYS_gettid);
+        guard->thread = conprof_own_tid();
         /* Under gevent many greenlets bootstrap in one thread: the first guard stays. */
         PyObject *key = (PyObject *)&guard_type;
         if (PyDict_SetDefault(state, key, (PyObject *)guard) != (PyObject *)guard) {
@@ -79,6 +80,7 @@ target_code(PyObject *thread)
 static void
 begin_thread(PyObject *thread)
 {
+    conprof_state_note();
     PyObject *name = PyObject_GetAttrString(thread, "_name");
     PyObject *code = target_code(thread);
     Py_ssize_t bytes = 0;

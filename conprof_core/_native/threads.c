@@ -5,11 +5,11 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "hash.h"
 #include "lock.h"
+#include "own_tid.h"
 #include "refusals.h"
 #include "sampler.h"
 #include "signals.h"
@@ -159,7 +159,7 @@ set_reach(struct conprof_thread *thread, enum conprof_reach reach)
 static bool
 is_blocked(pid_t tid)
 {
-    return tid == (pid_t)syscall(SYS_gettid)
+    return tid == conprof_own_tid()
                ? (conprof_lock_mask() & conprof_signal_bit(timer_signal)) != 0
                : (conprof_signals_status(tid).blocked & conprof_signal_bit(timer_signal)) != 0;
 }

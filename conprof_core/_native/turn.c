@@ -3,11 +3,11 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "compat.h"
+#include "own_tid.h"
 #include "threads.h"
 
 static _Atomic pid_t wanting;    /* thread id, 0: none; written by: begin, end, forget */
@@ -25,13 +25,13 @@ void
 conprof_turn_begin(void)
 {
     atomic_store(&look_ns, 0);
-    atomic_store(&wanting, (pid_t)syscall(SYS_gettid));
+    atomic_store(&wanting, conprof_own_tid());
 }
 
 void
 conprof_turn_end(void)
 {
-    pid_t self = (pid_t)syscall(SYS_gettid);
+    pid_t self = conprof_own_tid();
     atomic_compare_exchange_strong(&wanting, &self, 0);
 }
 

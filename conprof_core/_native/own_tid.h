@@ -1,0 +1,12 @@
+/* own_tid.h: which thread this is. */
+#ifndef CONPROF_OWN_TID_H
+#define CONPROF_OWN_TID_H
+
+#include <sys/types.h>
+
+/* SIGNAL-SAFE, any thread. The kernel's id of the calling thread. Where a sandbox refuses gettid()
+ * it is what the C library noted when the thread began, which is wrong only in the child of a fork
+ * that the C library knows nothing of; -1 where that is not known either. Keeps errno. */
+pid_t conprof_own_tid(void);
+
+#endif
