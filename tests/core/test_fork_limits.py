@@ -24,12 +24,13 @@ def in_child():
     burn(0.3)
 """
 
-# In a process that may not have a thread more. As root there is no such limit; and what root has
-# installed the other user may not be able to import.
+# In a process that may not have a thread more. As root there is no such limit.
 NO_THREADS = """
-import logging
-if os.getuid() == 0:
-    os.setresuid(64117, 64117, 64117)
+def become_limited():
+    import logging
+    conprof.flush(5)  # what is imported later is imported: the other user may not be able to
+    if os.getuid() == 0:
+        os.setresuid(64117, 64117, 64117)
 
 class Limit:
     kind = resource.RLIMIT_NPROC
@@ -83,6 +84,7 @@ SIDE = {side!r}
 # Before ours: it runs first behind the fork, and last before it.
 os.register_at_fork(**{{"after_in_" + SIDE: limit.set}})
 conprof.start(export_to="none:")
+become_limited()
 burn(0.05)
 pid = os.fork()
 if (pid == 0) == (SIDE == "child"):
