@@ -113,7 +113,7 @@ print(process_ns() - before)
 
 @pytest.mark.parametrize("name", ["timer_gettime", "gettid"])
 def test_call_that_is_refused_later(name: str, tmp_path: Path) -> None:
-    """Whether a thread is alive, and what the kernel calls this one, are then not told; sums stay."""
+    """Neither whether a thread lives nor what the kernel calls this one is told then; sums stay."""
     source = f"""
 before = process_ns()
 start(cpu_profile_rate=1000)
