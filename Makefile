@@ -10,7 +10,7 @@ VENV ?= .venv/$(TAG)
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help test test-servers test-browser test-conformance test-all demo lint format bench stress cruel faults layout sanitize fuzz pprof clean
+.PHONY: help test test-servers test-browser test-conformance test-all demo lint format bench stress libraries cruel faults layout sanitize fuzz pprof clean
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +79,13 @@ bench: $(BIN)/python
 stress: $(BIN)/python
 	$(BIN)/python -m pip install --quiet .
 	$(BIN)/python tests/stress/run.py $(ARGS)
+
+## libraries  tests of libraries in C (NumPy, pandas, lxml, gRPC, uvloop, gevent) with every type on
+# In an environment of its own: what it installs, the other tests do without.
+libraries: $(BIN)/python
+	$(PYTHON) -m venv $(VENV)-libraries
+	$(VENV)-libraries/bin/python -m pip install --quiet .
+	$(VENV)-libraries/bin/python tests/stress/libraries.py $(ARGS)
 
 ## cruel     programs in hostile environments, each engine against none (ARGS=--quick: three minutes)
 cruel: $(BIN)/python
