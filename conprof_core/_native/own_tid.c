@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* SIGNAL-SAFE. What the C library takes for the calling thread's id: it has no call that says so
+/* What the C library takes for the calling thread's id: it has no call that says so
  * without asking the kernel, but writes it into a mutex that this thread locks (glibc,
  * nptl/pthread_mutex_lock.c). The mutex is nobody else's, so nothing waits or is woken. */
 static pid_t
@@ -20,20 +20,24 @@ tid_of_libc(void)
     if (pthread_mutex_lock(&own) == 0) {
         pid_t tid = own.__data.__owner;
         pthread_mutex_unlock(&own);
-        return tid > 0 ? tid : -1;
+        return tid > 0 ? tid : 0;
     }
 #endif
-    return -1;
+    return 0;
+}
+
+pid_t
+conprof_own_tid_in_signal(void)
+{
+    int saved = errno;
+    pid_t tid = (pid_t)syscall(SYS_gettid);
+    errno = saved;
+    return tid > 0 ? tid : 0;
 }
 
 pid_t
 conprof_own_tid(void)
 {
-    int saved = errno;
-    pid_t tid = (pid_t)syscall(SYS_gettid);
-    if (tid <= 0) {
-        tid = tid_of_libc();
-        errno = saved;
-    }
-    return tid;
+    pid_t tid = conprof_own_tid_in_signal();
+    return tid > 0 ? tid : tid_of_libc();
 }

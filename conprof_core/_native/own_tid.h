@@ -4,9 +4,12 @@
 
 #include <sys/types.h>
 
-/* SIGNAL-SAFE, any thread. The kernel's id of the calling thread. Where a sandbox refuses gettid()
- * it is what the C library noted when the thread began, which is wrong only in the child of a fork
- * that the C library knows nothing of; -1 where that is not known either. Keeps errno. */
+/* Any thread, not in signal context. The kernel's id of the calling thread. Where a sandbox refuses
+ * gettid() it is what the C library noted when the thread began, wrong only in the child of a fork
+ * that the C library knows nothing of; 0 where that is not known either. Keeps errno. */
 pid_t conprof_own_tid(void);
+
+/* SIGNAL-SAFE, any thread. The same, and 0 where gettid() is refused. */
+pid_t conprof_own_tid_in_signal(void);
 
 #endif

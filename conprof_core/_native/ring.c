@@ -26,7 +26,7 @@ free_word(uint64_t at)
     return FREE_MARK << MARK_SHIFT | at / CONPROF_RING_WORDS;
 }
 
-/* Thread ids have 22 bits (PID_MAX_LIMIT). */
+/* Thread ids have 22 bits (PID_MAX_LIMIT); 0: not known. */
 static inline uint64_t
 header_of(uint32_t words, uint64_t kind, pid_t tid)
 {
@@ -99,7 +99,7 @@ conprof_ring_reserve(struct conprof_ring *ring, uint32_t words, struct conprof_r
     if (words == 0 || words > CONPROF_RING_MAX_RECORD) {
         return false;
     }
-    uint64_t header = header_of(words, OPEN, conprof_own_tid());
+    uint64_t header = header_of(words, OPEN, conprof_own_tid_in_signal());
     for (;;) {
         uint64_t at = atomic_load_explicit(&ring->reserved, memory_order_acquire);
         uint64_t consumed = atomic_load_explicit(&ring->consumed, memory_order_acquire);

@@ -204,8 +204,9 @@ hand_over(int number, uintptr_t handler)
     struct action theirs =
         action_of(handler, atomic_load(&behind.flags), atomic_load(&behind.mask));
     int saved_errno = errno;
-    if (raw_sigaction(number, &theirs, NULL)) {
-        syscall(SYS_tgkill, getpid(), conprof_own_tid(), number);
+    if (raw_sigaction(number, &theirs, NULL) &&
+        syscall(SYS_tgkill, getpid(), conprof_own_tid_in_signal(), number) != 0) {
+        syscall(SYS_kill, getpid(), number); /* a sandbox refuses to say which thread this is */
     }
     errno = saved_errno;
 }

@@ -172,16 +172,15 @@ conprof_state_adopt(void)
     adopted_from = PyThreadState_Get()->native_thread_id;
 }
 
-/* What a state says whose thread began where a sandbox refuses gettid(). */
-#define TID_REFUSED ((unsigned long)-1)
-
-/* SIGNAL-SAFE. Does a state say that it is the calling thread's? */
+/* SIGNAL-SAFE. Does a state say that it is the calling thread's? Nothing speaks against it where a
+ * sandbox refuses gettid(), to us or to CPython when the thread began. */
 static bool
 says_own(unsigned long native_thread_id)
 {
-    unsigned long self = (unsigned long)conprof_own_tid();
-    return native_thread_id == self || native_thread_id == TID_REFUSED ||
-           (self == adopted_tid && native_thread_id == adopted_from);
+    pid_t self = conprof_own_tid_in_signal();
+    return self == 0 || native_thread_id == (unsigned long)-1 ||
+           native_thread_id == (unsigned long)self ||
+           ((unsigned long)self == adopted_tid && native_thread_id == adopted_from);
 }
 
 enum conprof_hold

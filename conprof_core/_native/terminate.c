@@ -43,7 +43,7 @@ is_spared(void)
 static bool
 send_to_self(int number)
 {
-    return syscall(SYS_tgkill, getpid(), conprof_own_tid(), number) == 0 ||
+    return syscall(SYS_tgkill, getpid(), conprof_own_tid_in_signal(), number) == 0 ||
            kill(getpid(), number) == 0;
 }
 

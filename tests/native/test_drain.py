@@ -271,7 +271,7 @@ def test_a_header_that_nobody_reserved_is_not_believed(tmp_path: Path) -> None:
     if compiler is None or not (sources / "ring.c").exists():
         pytest.skip("no C compiler on this machine, or no sources")
     program = tmp_path / "ring_late"
-    files = [here / "ring_late.c", sources / "ring.c"]
+    files = [here / "ring_late.c", sources / "ring.c", sources / "own_tid.c"]
     flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([compiler, *flags, "-o", program, *files], check=True, timeout=60)
     result = subprocess.run([program], capture_output=True, text=True, timeout=60)

@@ -15,6 +15,7 @@ HARNESS = """
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
+#include "@NATIVE@/own_tid.c"
 #include "@NATIVE@/ring.c"
 
 bool conprof_safe_read(void *to, uintptr_t from, size_t bytes)
