@@ -17,7 +17,7 @@ from conprof_core.testing import MemoryExporter
 pytestmark = pytest.mark.native_core
 
 TWO_BYTES = 1 << 14
-LINES = 9_000
+LINES = 10_000
 HEAP = Measured(types=("heap",))
 
 
@@ -27,7 +27,7 @@ def test_ids_of_one_two_and_three_bytes_name_what_was_sampled(kind: str) -> None
     exec("made = [" + "".join("lambda: bytes(20_000),\n" for _ in range(LINES)) + "]", space)
     # With a pause for the drain, as all of them are more than the ring takes.
     calls = "".join(
-        f" kept.append(made[{at}]())\n" + " sleep(0.02)\n" * (at % 400 == 399)
+        f" kept.append(made[{at}]())\n" + " sleep(0.03)\n" * (at % 200 == 199)
         for at in range(LINES)
     )
     exec(f"def call():\n{calls}", space)

@@ -135,7 +135,8 @@ with capture(cpu_profile_rate=1000) as captured:
     assert stats["signals"] - before > 20, stats
     assert lib.{how}(10_000) == 0
     assert stats["foreign_signals"] <= 8, stats
-assert captured.cpu_ns("burn") > 0.7e9, captured.cpu_ns()
+# A part of it was used while libc's handler stood in our place.
+assert captured.cpu_ns("burn") > 0.6e9, (captured.cpu_ns("burn"), captured.cpu_ns())
 assert lib.{how}(0) == 0, "after the end"
 """
     )
