@@ -20,13 +20,13 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and sig
 
 @linux
 @pytest.mark.parametrize("engine", ["native", "portable"])
-def test_program_takes_its_own_signals(engine: str) -> None:
+def test_program_takes_its_own_signals(request: pytest.FixtureRequest, engine: str) -> None:
     """Blocked in each thread of the program, a signal waits for whoever reads it.
 
     A thread of ours that let it in would be who the kernel gives it to, and the process would end.
     """
     if engine == "native":
-        pytest.importorskip("conprof_core._native")
+        request.getfixturevalue("native_engine")
     result = run_script(
         f"""
         import os, signal, sys, tempfile, threading
