@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from conprof_core import _tracking
 from conprof_core._limits import MAX_LABEL_VALUE, MAX_LABELS
+from conprof_core._text import valid_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Mapping
@@ -48,8 +49,9 @@ def clean_labels(given: Mapping[str, object]) -> dict[str, str]:
     """Return labels as they travel: valid keys, string values of bounded length.
 
     A key that is not ``[A-Za-z_][A-Za-z0-9_.]*`` has its other characters replaced by ``_``;
-    values are passed through ``str()``; more than ``MAX_LABELS`` are left out. Never raises: a
-    value whose ``str()`` fails becomes ``<unprintable>``.
+    values are passed through ``str()``, and what UTF-8 cannot hold is replaced; more than
+    ``MAX_LABELS`` are left out. Never raises: a value whose ``str()`` fails becomes
+    ``<unprintable>``.
     """
     cleaned: dict[str, str] = {}
     for key, value in given.items():
@@ -64,7 +66,7 @@ def clean_labels(given: Mapping[str, object]) -> dict[str, str]:
                 value = "<unprintable>"
         if len(value) > MAX_LABEL_VALUE:
             value = value[: MAX_LABEL_VALUE - 1] + "…"
-        cleaned[key] = value
+        cleaned[key] = valid_text(value)
     return cleaned
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from conprof_core._cells import OVERFLOW_ITEMS
 from conprof_core._engine import Row
 from conprof_core._limits import MAX_NAME
+from conprof_core._text import valid_text
 from conprof_core.exporters.naming import Naming
 
 __all__ = ["Labels", "Merged", "Stack", "Trace", "clean_name", "merge_rows"]
@@ -24,9 +25,9 @@ def clean_name(text: str) -> str:
     """Return a name that is valid UTF-8, holds no control character and is of bounded length."""
     if len(text) > MAX_NAME:
         text = text[: MAX_NAME - 1] + "…"
+    text = valid_text(text)
     if text.isprintable():
         return text
-    # Surrogates, as in file names that are not UTF-8, are not printable either.
     return "".join(c if c.isprintable() else _escape(c) for c in text)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from conprof_core._engine import EngineWindow, Row
 from conprof_core._pprof import encode_profile
 from conprof_core._process import Process
+from conprof_core._text import valid_text
 from conprof_core._version import __version__
 from conprof_core.exporters import EncodedProfile, EncodedWindow
 from conprof_core.exporters.naming import COLUMNS, Naming, OTLPResource, Shape
@@ -188,7 +189,7 @@ def _is_of_tasks(shape: Shape) -> bool:
 
 def mapping_file() -> str:
     """Return what a profile says of the program it is of: the name of the interpreter."""
-    return os.path.basename(sys.executable or "") or "python"
+    return valid_text(os.path.basename(sys.executable or "")) or "python"
 
 
 def describe(engine: str, counters: Mapping[str, int]) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ LAYERS = (
         "conprof_core._control",
         "conprof_core._otel",
         "conprof_core._span",
+        "conprof_core._text",
         "conprof_core._wire",
     ),
     ("conprof_core._native", "conprof_core._log", "conprof_core._threads", "conprof_core._cells"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from conprof_core import _log
 from conprof_core._engine import EngineUnavailable, EngineWindow, Part, Row, sum_counters
 from conprof_core._limits import MAX_STACKS
+from conprof_core._text import valid_text
 
 if TYPE_CHECKING:
     from conprof_core import _native
@@ -213,7 +214,7 @@ class NativeEngine:
         self._hook_threads()
         for thread in threading.enumerate():
             if thread.native_id is not None:
-                self._native.name_thread(thread.native_id, thread.name)
+                self._native.name_thread(thread.native_id, valid_text(str(thread.name)))
 
     def _tick(self, tick: Callable[[], float]) -> float:
         self._tell()

@@ -77,15 +77,37 @@ target_code(PyObject *thread)
     return code;
 }
 
+/* A str of which UTF-8 can hold all: with U+FFFD in place of lone surrogates (_text.py). New
+ * reference; NULL with an exception. */
+static PyObject *
+valid_text(PyObject *text)
+{
+    if (PyUnicode_AsUTF8(text) != NULL) {
+        return Py_NewRef(text);
+    }
+    PyErr_Clear();
+    Py_ssize_t length = PyUnicode_GET_LENGTH(text);
+    PyObject *valid = PyUnicode_New(length, PyUnicode_MAX_CHAR_VALUE(text) | 0xFFFD);
+    for (Py_ssize_t i = 0; valid != NULL && i < length; i++) {
+        Py_UCS4 c = PyUnicode_READ_CHAR(text, i);
+        PyUnicode_WRITE(PyUnicode_KIND(valid), PyUnicode_DATA(valid), i,
+                        c >= 0xD800 && c <= 0xDFFF ? 0xFFFD : c);
+    }
+    return valid;
+}
+
 static void
 begin_thread(PyObject *thread)
 {
     conprof_state_note();
     PyObject *name = PyObject_GetAttrString(thread, "_name");
+    if (name != NULL) {
+        Py_SETREF(name, PyUnicode_Check(name) ? valid_text(name) : NULL);
+    }
+    PyErr_Clear();
     PyObject *code = target_code(thread);
     Py_ssize_t bytes = 0;
-    const char *text =
-        name != NULL && PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, &bytes) : NULL;
+    const char *text = name == NULL ? NULL : PyUnicode_AsUTF8AndSize(name, &bytes);
     conprof_session_thread_begin(text == NULL ? "" : text, (size_t)bytes, code);
     Py_XDECREF(name);
     Py_XDECREF(code);
