@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from conprof_core import exporters
 from conprof_core._limits import HEAP_SAMPLE_BYTES
-from conprof_core._options import NOWHERE, OPTION_NAMED, OPTIONS, ProfileType
+from conprof_core._options import NOWHERE, OPTION_NAMED, OPTIONS, Option, ProfileType
 from conprof_core.errors import ConfigError
 from conprof_core.exporters.naming import Measured
 
@@ -64,7 +64,7 @@ class Config:
         values = self.__dict__
         for option in OPTIONS:
             given = options.get(option.name, option.default)
-            values[option.name] = option.parse(option.name, given)
+            values[option.name] = _parse(option, given)
         # As in the Go profiler: a profile cannot take longer than the period it belongs to.
         values["cpu_duration"] = min(values["cpu_duration"], values["period"])
 
@@ -157,7 +157,7 @@ def load(explicit: Mapping[str, object], environ: Mapping[str, str] | None = Non
         if option is None:
             _refuse_unknown(name, value)
         if value is not None:
-            values[name] = option.parse(name, value)
+            values[name] = _parse(option, value)
             sources[name] = "argument"
     for option in OPTIONS:
         if option.name in values:
@@ -167,7 +167,7 @@ def load(explicit: Mapping[str, object], environ: Mapping[str, str] | None = Non
             if not text.strip():
                 continue
             try:
-                values[option.name] = option.parse(option.name, text)
+                values[option.name] = _parse(option, text)
             except ConfigError as error:
                 shown = "(hidden)" if option.secret else repr(text[:200])
                 problems.append(f"{variable}={shown} is ignored: {error.allowed}")
@@ -178,6 +178,16 @@ def load(explicit: Mapping[str, object], environ: Mapping[str, str] | None = Non
         # The default duration is the whole period, whatever the period is.
         values["cpu_duration"] = values["period"]
     return Loaded(Config(**values), MappingProxyType(sources), tuple(problems))
+
+
+def _parse(option: Option, value: object) -> Any:
+    """Return the value of an option. Raises ``ConfigError``, whatever is the matter with it."""
+    try:
+        return option.parse(option.name, value)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(option.name, value, f"it cannot be read ({error!r})") from error
 
 
 def _refuse_unknown(name: str, value: object) -> NoReturn:

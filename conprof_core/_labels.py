@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-from conprof_core import _tracking
+from conprof_core import _log, _tracking
 from conprof_core._limits import MAX_LABEL_VALUE, MAX_LABELS
 from conprof_core._text import valid_text
 
@@ -191,18 +191,28 @@ class labels:  # noqa: N801 - reads as a verb at the call site, like contextlib.
 
     def __init__(self, given: Mapping[str, object] | None = None, /, **more: object) -> None:
         merged: dict[str, object] = {**given, **more} if given else more
-        self._own = _known_set(clean_labels(merged))
+        self._own: LabelSet | None = None  # where that fails, nothing is labelled
+        try:
+            self._own = _known_set(clean_labels(merged))
+        except Exception as error:
+            _log.swallow("labels", error)
         # Keyed by the entered cell and not a stack of tokens: entries of several threads or tasks
         # interleave, and a token may only be used in the context that made it.
         self._outer: dict[int, LabelCell | None] = {}
 
     def __enter__(self) -> None:
-        outer = context_var.get()
-        cell = compose(self._own, outer)
-        if read_trace is not None:
-            read_trace(cell)
-        self._outer[cell.id] = outer
-        switch(cell)
+        own = self._own
+        if own is None:
+            return
+        try:
+            outer = context_var.get()
+            cell = compose(own, outer)
+            if read_trace is not None:
+                read_trace(cell)
+            self._outer[cell.id] = outer
+            switch(cell)
+        except Exception as error:
+            _log.swallow("labels", error)
 
     def __exit__(
         self,
@@ -210,9 +220,12 @@ class labels:  # noqa: N801 - reads as a verb at the call site, like contextlib.
         exc: BaseException | None = None,
         tb: TracebackType | None = None,
     ) -> None:
-        current = context_var.get()
-        if current is not None and current.id in self._outer:
-            switch(self._outer.pop(current.id))
+        try:
+            current = context_var.get()
+            if current is not None and current.id in self._outer:
+                switch(self._outer.pop(current.id))
+        except Exception as error:
+            _log.swallow("labels", error)
 
     async def __aenter__(self) -> None:
         self.__enter__()

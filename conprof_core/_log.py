@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from logging import Handler
     from types import TracebackType
 
@@ -20,9 +21,11 @@ __all__ = [
     "INFO",
     "WARNING",
     "configure",
+    "each",
     "guard",
     "log",
     "raise_internal_errors",
+    "swallow",
 ]
 
 ERROR: Final = 1
@@ -134,20 +137,53 @@ class guard:  # noqa: N801 - reads as a verb at the call site
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> bool:
-        global last_internal_error
         if exc is None or not isinstance(exc, Exception):
             return False
-        seen = internal_errors.get(self._place, 0)
-        internal_errors[self._place] = seen + 1
-        last_internal_error = f"{self._place}: {type(exc).__name__}: {exc}"
-        if raise_internal_errors:
-            return False
-        if not seen:
-            try:
-                raise exc
-            except Exception:
-                log(ERROR, self._place, "internal error, profiling goes on", exc_info=True)
+        swallow(self._place, exc)
         return True
+
+
+def swallow(place: str, error: Exception) -> None:
+    """Count an internal error and log the first at this place.
+
+    For ``except Exception`` on paths that a ``with`` statement would make slower.
+    """
+    global last_internal_error
+    seen = internal_errors.get(place, 0)
+    internal_errors[place] = seen + 1
+    try:
+        last_internal_error = f"{place}: {type(error).__name__}: {error}"
+    except Exception:
+        last_internal_error = f"{place}: {type(error).__name__}"
+    if raise_internal_errors:
+        raise error
+    if not seen:
+        try:
+            raise error
+        except Exception:
+            log(ERROR, place, "internal error, profiling goes on", exc_info=True)
+
+
+def counts() -> dict[str, object]:
+    """Return what ``stats()`` says of internal errors."""
+    return {
+        "internal_errors": dict(internal_errors),
+        "last_internal_error": last_internal_error,
+    }
+
+
+def each(place: str, *steps: Callable[[], object] | None) -> None:
+    """Do all steps that are not ``None``, each under a guard of its own.
+
+    One that fails is tried once more: what is given back here would stay for the rest of the
+    process, and what failed may have been a lack of memory.
+    """
+    for step in steps:
+        if step is not None:
+            for _ in range(2):
+                with guard(place):
+                    step()
+                    break
 
 
 def forget_internal_errors() -> None:

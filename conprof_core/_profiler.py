@@ -6,10 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from conprof_core import _log
 from conprof_core._config import Config, load
 from conprof_core._engine import Row
 from conprof_core._session import Session
 from conprof_core._state import State
+from conprof_core.errors import ConprofError
 from conprof_core.exporters import Exporter, create
 
 __all__ = ["Profiler", "change", "flush", "is_running", "session", "start", "stats", "stop"]
@@ -91,12 +93,13 @@ class Profiler:
 
     def stop(self) -> None:
         """Stop, and send the last window within ``upload_timeout``. Harmless when not running."""
-        if self.is_running:
-            _state.stop(self._config.upload_timeout)
+        with _log.guard("stop"):
+            if self.is_running:
+                _state.stop(self._config.upload_timeout)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Close the window now and send it; ``True`` when everything was delivered in time."""
-        return self.is_running and _state.flush(timeout)
+        return self.is_running and flush(timeout)
 
     def stats(self) -> dict[str, Any]:
         """Return counters of the running session; see ``conprof_core.stats``."""
@@ -138,7 +141,12 @@ def start(**options: Any) -> None:
         AlreadyRunningError: a differently configured profiler runs in this process.
         EngineUnavailableError: ``CONPROF_ENGINE`` demands an engine that cannot run here.
     """
-    Profiler(**options).start()
+    try:
+        Profiler(**options).start()
+    except ConprofError:
+        raise
+    except Exception as error:
+        _log.swallow("start", error)
 
 
 def start_launched() -> None:
@@ -151,7 +159,8 @@ def stop() -> None:
 
     Harmless when nothing runs. Safe to call from any thread; never raises.
     """
-    _state.stop()
+    with _log.guard("stop"):
+        _state.stop()
 
 
 def flush(timeout: float | None = None) -> bool:
@@ -159,7 +168,9 @@ def flush(timeout: float | None = None) -> bool:
 
     Blocks for at most ``timeout`` seconds, by default ``upload_timeout``. Never raises.
     """
-    return _state.flush(timeout)
+    with _log.guard("flush"):
+        return _state.flush(timeout)
+    return False
 
 
 def is_running() -> bool:
@@ -179,4 +190,6 @@ def stats() -> dict[str, Any]:
     Among others: ``running``, ``engine``, ``samples``, ``lost`` (by reason), ``exported``,
     ``queued``, ``dropped``, ``last_error`` and ``internal_errors``.
     """
-    return _state.stats()
+    with _log.guard("stats"):
+        return _state.stats()
+    return {"running": is_running(), **_log.counts()}

@@ -94,8 +94,14 @@ class RequestScope(PlainScope):
     __slots__ = ()
 
     def _enter(self) -> Self:
-        if not _is_sampling:
-            return self
+        if _is_sampling:
+            try:
+                self._enter_sampled()
+            except Exception as error:
+                _log.swallow("scope", error)
+        return self
+
+    def _enter_sampled(self) -> None:
         base = self._base
         own = base if type(base) is LabelSet else set_of(base)
         self._cell = cell = enter_request(own) or self._enter_nested(own)
@@ -105,7 +111,6 @@ class RequestScope(PlainScope):
             _tracking.note(cell)
         if self._late is not None:
             _in_flight.add(self)
-        return self
 
     def _enter_nested(self, own: LabelSet) -> LabelCell:
         outer = context_var.get()
@@ -117,6 +122,12 @@ class RequestScope(PlainScope):
         return cell
 
     def _bind(self, bound: Labels) -> None:
+        try:
+            self._bind_sampled(bound)
+        except Exception as error:
+            _log.swallow("scope", error)
+
+    def _bind_sampled(self, bound: Labels) -> None:
         cell = self._cell
         if cell is not None:
             if _labels.read_trace is not None:
@@ -163,6 +174,12 @@ class RequestScope(PlainScope):
             self._bind_to(cell, bound)
 
     def _exit(self) -> None:
+        try:
+            self._exit_sampled()
+        except Exception as error:
+            _log.swallow("scope", error)
+
+    def _exit_sampled(self) -> None:
         cell = self._cell
         if cell is not None:
             self._forget_late()
@@ -173,6 +190,11 @@ class RequestScope(PlainScope):
         if self._late is not None:
             _in_flight.discard(self)
             self._late = None  # often a method of what holds the scope: no cycle stays
+
+
+def _swallow(error: Exception) -> None:
+    """Called by the extension where one of its own steps has failed."""
+    _log.swallow("scope", error)
 
 
 use_scope_state(

@@ -70,15 +70,31 @@ class Session:
         self._tasks_socket: TasksSocket | None = None
         self._is_leaving = False  # the engine is about to be changed
         self.controls = Controls(owner.config, owner.sources, change)
-        self.config = self.controls.begin()  # what holds now
         try:
+            self.config = self.controls.begin()  # what holds now
             self.begin()
         except BaseException:
-            self.controls.end()
+            self.abandon()
             raise
 
+    def abandon(self) -> None:
+        """Undo what has begun, whichever part of it that is; nothing is sent. Never raises."""
+        standby: Standby | None = getattr(self, "_standby", None)
+        loop: Loop | None = getattr(self, "loop", None)
+        _log.each(
+            "start",
+            self.controls.end,
+            standby.stop if standby is not None else None,
+            self._tasks_socket.close if self._tasks_socket is not None else None,
+            self.engine.stop,
+            loop.shutdown if loop is not None else None,
+        )
+
     def begin(self) -> None:
-        """Begin in this process: a new identity, sequence and queue, and a running engine."""
+        """Begin in this process: a new identity, sequence and queue, and a running engine.
+
+        When it raises, ``abandon()`` undoes what was done.
+        """
         config = self.config
         self.process = Process(config)
         self.loop = Loop(
@@ -239,14 +255,15 @@ class Session:
     def end(self, timeout_s: float) -> None:
         """Stop the engine and send what is left within ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
-        with _log.guard("stop"):
-            self.controls.end()
-            self._standby.stop()
-            if self._tasks_socket is not None:
-                self._tasks_socket.close()
-            self.engine.stop()
-            self.loop.flush(deadline - time.monotonic())
-            self.loop.shutdown()
+        _log.each(
+            "stop",
+            self.controls.end,
+            self._standby.stop,
+            self._tasks_socket.close if self._tasks_socket is not None else None,
+            self.engine.stop,
+            lambda: self.loop.flush(deadline - time.monotonic()),
+            self.loop.shutdown,
+        )
 
 
 def _differences(old: Config, new: Config) -> str:

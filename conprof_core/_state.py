@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -15,7 +16,7 @@ from conprof_core._engine import EngineUnavailable, choose
 from conprof_core._limits import EXIT_FLUSH_S
 from conprof_core._session import Owner, Session, get_ahead_of_daemon_threads
 from conprof_core._threads import Lock, new_rlock, thread_ident
-from conprof_core.errors import AlreadyRunningError, EngineUnavailableError
+from conprof_core.errors import AlreadyRunningError, ConprofError, EngineUnavailableError
 
 __all__ = ["State"]
 
@@ -55,6 +56,26 @@ class State:
         stop_on_exit: bool = True,
         profile_children: bool = True,
         launched: bool = False,
+    ) -> None:
+        """Start whole or not at all: what goes wrong within is undone, counted and logged.
+
+        Raises:
+            ConprofError: what was asked for cannot be had.
+        """
+        try:
+            self._start(owner, stop_on_exit, profile_children, launched)
+        except ConprofError:
+            raise
+        except (RuntimeError, MemoryError) as error:
+            # Out of threads or of memory, or the interpreter is shutting down.
+            why = str(error) or "out of memory"
+            _log.log(_log.ERROR, "profiler", "not profiling this process: %s", why)
+        except Exception:
+            with _log.guard("start"):
+                raise
+
+    def _start(
+        self, owner: Owner, stop_on_exit: bool, profile_children: bool, launched: bool
     ) -> None:
         self._adopt_process()
         lock = self._acquire(owner.config.upload_timeout, "start() does nothing")
@@ -140,36 +161,21 @@ class State:
             "change": self.change,
         }
         try:
-            try:
-                session = Session(owner, engine, reason, **options)
-            except EngineUnavailable as unavailable:
-                if prefer is not None:
-                    raise EngineUnavailableError(prefer, unavailable.reason) from None
-                engine, _ = choose("portable")
-                reason = unavailable.reason
-                session = Session(owner, engine, reason, **options)
-        except (RuntimeError, MemoryError) as error:
-            if isinstance(error, EngineUnavailableError):
-                raise
-            # Out of threads or of memory, or the interpreter is shutting down.
-            why = str(error) or "out of memory"
-            _log.log(_log.ERROR, "profiler", "not profiling this process: %s", why)
-            return
-        self.session = session
-        _scope.set_sampling(session.config.enabled)
-        if owner.config.carry_labels:
-            _carry.install()
-        if owner.config.trace_ids != "off":
-            # Imported here: few want it, and those pay for it.
-            from conprof_core import _traces
-
-            to_pyroscope = any(url.startswith("pyroscope+") for url in owner.config.export_to)
-            _traces.install(owner.config.trace_ids, mark_spans=to_pyroscope)
-        _servers.install(self.flush)
-        _fork.install(self)
-        if not self._at_exit_registered:
-            self._at_exit_registered = True
-            atexit.register(self.at_exit)
+            session = Session(owner, engine, reason, **options)
+        except EngineUnavailable as unavailable:
+            if prefer is not None:
+                raise EngineUnavailableError(prefer, unavailable.reason) from None
+            engine, _ = choose("portable")
+            reason = unavailable.reason
+            session = Session(owner, engine, reason, **options)
+        try:
+            self.session = session
+            _scope.set_sampling(session.config.enabled)
+            self._install(owner.config)
+        except BaseException:
+            self._detach(session)
+            session.abandon()
+            raise
         if reason and prefer is None and f"engine {reason}" not in self._logged:
             self._logged.add(f"engine {reason}")
             _log.log(_log.WARNING, "profiler", "using the portable engine: %s", reason)
@@ -181,6 +187,22 @@ class State:
             engine.name,
             owner.config.cpu_profile_rate,
         )
+
+    def _install(self, config: Config) -> None:
+        """Have labels travel, and forks and exits known."""
+        if config.carry_labels:
+            _carry.install()
+        if config.trace_ids != "off":
+            # Imported here: few want it, and those pay for it.
+            from conprof_core import _traces
+
+            to_pyroscope = any(url.startswith("pyroscope+") for url in config.export_to)
+            _traces.install(config.trace_ids, mark_spans=to_pyroscope)
+        _servers.install(self.flush)
+        _fork.install(self)
+        if not self._at_exit_registered:
+            self._at_exit_registered = True
+            atexit.register(self.at_exit)
 
     def stop(self, timeout_s: float | None = None, *, at_exit: bool = False) -> None:
         session = self.session
@@ -198,8 +220,11 @@ class State:
             session = self.session
             if session is None:
                 return
-            self._detach(session)
-            session.end(deadline - time.monotonic())
+            _log.each(
+                "stop",
+                lambda: self._detach(session),
+                lambda: session.end(deadline - time.monotonic()),
+            )
             _log.log(_log.INFO, "profiler", "stopped")
         finally:
             lock.release()
@@ -207,13 +232,15 @@ class State:
     def _detach(self, session: Session) -> None:
         """Let go of a session, before it ends or where it runs in another process."""
         self.session = None
-        _scope.set_sampling(False)
-        _carry.uninstall()
-        if session.owner.config.trace_ids != "off":
-            from conprof_core import _traces
-
-            _traces.uninstall()
-        _servers.uninstall()
+        traces = sys.modules.get("conprof_core._traces")
+        has_traces = session.owner.config.trace_ids != "off"
+        _log.each(
+            "stop",
+            lambda: _scope.set_sampling(False),
+            _carry.uninstall,
+            traces.uninstall if traces is not None and has_traces else None,
+            _servers.uninstall,
+        )
 
     def change(self, wish: Wish, source: str) -> bool:
         """Have the running session follow; ``False`` when none runs here, or it is too busy."""
@@ -244,14 +271,18 @@ class State:
         session = self.session
         common: dict[str, Any] = {
             "running": session is not None,
-            "internal_errors": dict(_log.internal_errors),
-            "last_internal_error": _log.last_internal_error,
+            **_log.counts(),
             "waits_given_up": self._waits_given_up,
         }
         if session is None:
             return common
+        details: dict[str, Any] = {}
+        with _log.guard("stats"):
+            details = self._details(session)
+        return {**common, **details}
+
+    def _details(self, session: Session) -> dict[str, Any]:
         return {
-            **common,
             "engine": session.engine.name,
             "engine_reason": session.reason,
             "rate_hz": session.config.cpu_profile_rate,
@@ -334,7 +365,10 @@ class State:
                 return
             try:
                 session.begin()
-            except (RuntimeError, MemoryError, EngineUnavailable) as error:
+            except Exception as error:
+                session.abandon()
+                if not isinstance(error, (RuntimeError, MemoryError, EngineUnavailable)):
+                    raise
                 why = str(error) or "out of memory"
                 _log.log(_log.ERROR, "profiler", "not profiling this process: %s", why)
                 return

@@ -141,13 +141,13 @@ class TasksSocket:
 
     def close(self) -> None:
         """Stop listening and remove the socket. Never raises; harmless when called twice."""
-        with _log.guard("tasks socket"):
-            self._end_thread()
-            self._close_files()
-            if self.path:
-                path, self.path = self.path, ""
-                if os.path.lexists(path):
-                    os.unlink(path)
+        _log.each("tasks socket", self._end_thread, self._close_files, self._remove)
+
+    def _remove(self) -> None:
+        if self.path:
+            path, self.path = self.path, ""
+            if os.path.lexists(path):
+                os.unlink(path)
 
     def _close_files(self) -> None:
         listener, self._listener = self._listener, None

@@ -177,13 +177,14 @@ class Thread:
         Raises:
             RuntimeError: no thread can be started, as while the interpreter shuts down.
         """
-        self._done.acquire()
-        try:
-            with _SignalsBlocked():
-                original("_thread", "start_new_thread")(self._run, ())
-        except BaseException:
-            self._done.release()
-            raise
+        begin = original("_thread", "start_new_thread")
+        with _SignalsBlocked():
+            self._done.acquire()
+            try:
+                begin(self._run, ())
+            except BaseException:
+                self._done.release()
+                raise
 
     def _run(self) -> None:
         global _cpu_of_ended_ns

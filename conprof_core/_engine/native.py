@@ -238,12 +238,14 @@ class NativeEngine:
 
     def stop(self) -> None:
         """Take no more samples; the last window stays to be taken."""
-        self._tell()
-        self._unhook_threads()
-        if self._suspended is not None:
-            self._suspended.close_window()
-            self._suspended = None
-        self._unwatch_gc()
+        suspended, self._suspended = self._suspended, None
+        _log.each(
+            "stop",
+            self._tell,
+            self._unhook_threads,
+            suspended.close_window if suspended is not None else None,
+            self._unwatch_gc,
+        )
         self._native.stop()
 
     def wake(self) -> None:

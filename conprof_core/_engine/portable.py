@@ -317,14 +317,11 @@ class PortableEngine:
         if not self._paused:
             with _log.guard("sampler"):
                 self._look()
-        self._end_threads()
-        _tracking.set_mend(None)
-        _tracking.stop()
+        _log.each("stop", self._end_threads, lambda: _tracking.set_mend(None), _tracking.stop)
 
     def _end_threads(self) -> None:
         self._running = False
-        self._sampler_wake.set()
-        self._ticker_wake.set()
+        _log.each("stop", self._sampler_wake.set, self._ticker_wake.set)
 
     def stats(self) -> dict[str, int]:
         """Return counters since ``start()``."""
@@ -343,7 +340,7 @@ class PortableEngine:
         if not self._running:
             return  # or parked already, by another thread that forks
         self._forked_running = True
-        self._end_threads()
+        _log.each("fork", self._end_threads)
         for thread in (self._sampler, self._ticker):
             if thread is not None and thread.ident != _threads.thread_ident():
                 thread.join_os_thread(_JOIN_S)

@@ -79,7 +79,7 @@ switch_request(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize
 /* ---- PlainScope ---- */
 
 static PyObject *is_sampling_name, *read_trace_name, *thread_cells_name;
-static PyObject *enter_name, *bind_name, *exit_name, *count_name;
+static PyObject *enter_name, *bind_name, *exit_name, *count_name, *swallow_name;
 
 static PyObject *
 global(PyObject *globals, PyObject *name)
@@ -147,6 +147,33 @@ scope_dealloc(PyObject *self)
     Py_TYPE(self)->tp_free(self);
 }
 
+/* Returns a result, or where there is none what is said instead of it: the exception, unless it is
+ * one that belongs to the application, is counted and logged. Takes over both. */
+static PyObject *
+or_swallowed(PyObject *result, PyObject *instead)
+{
+    if (result != NULL || !PyErr_ExceptionMatches(PyExc_Exception)) {
+        Py_DECREF(instead);
+        return result;
+    }
+    PyObject *type, *error, *traceback;
+    PyErr_Fetch(&type, &error, &traceback);
+    PyErr_NormalizeException(&type, &error, &traceback);
+    PyObject *swallow = global(scope_globals, swallow_name);
+    PyObject *done = PyObject_CallOneArg(swallow, error == NULL ? Py_None : error);
+    if (done == NULL && !PyErr_ExceptionMatches(PyExc_Exception)) {
+        Py_CLEAR(instead);
+    }
+    else if (done == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(done);
+    Py_XDECREF(type);
+    Py_XDECREF(error);
+    Py_XDECREF(traceback);
+    return instead;
+}
+
 static bool
 is_none(PyObject *value)
 {
@@ -154,7 +181,7 @@ is_none(PyObject *value)
 }
 
 static PyObject *
-scope_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
+try_enter(PyObject *self)
 {
     plain_scope *scope = (plain_scope *)self;
     if (global(scope_globals, is_sampling_name) != Py_True) {
@@ -178,6 +205,12 @@ scope_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
     return Py_NewRef(self);
 }
 
+static PyObject *
+scope_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return or_swallowed(try_enter(self), Py_NewRef(self));
+}
+
 /* Nobody needs to ask it for labels any more. `late` often is a method of what holds the scope:
  * no cycle stays. */
 static int
@@ -191,7 +224,7 @@ forget_late(plain_scope *scope)
 }
 
 static PyObject *
-scope_bind(PyObject *self, PyObject *labels)
+try_bind(PyObject *self, PyObject *labels)
 {
     plain_scope *scope = (plain_scope *)self;
     if (is_none(scope->cell)) {
@@ -222,7 +255,13 @@ scope_bind(PyObject *self, PyObject *labels)
 }
 
 static PyObject *
-scope_exit(PyObject *self, PyObject *Py_UNUSED(ignored))
+scope_bind(PyObject *self, PyObject *labels)
+{
+    return or_swallowed(try_bind(self, labels), Py_NewRef(Py_None));
+}
+
+static PyObject *
+try_exit(PyObject *self)
 {
     plain_scope *scope = (plain_scope *)self;
     if (is_none(scope->cell)) {
@@ -235,6 +274,12 @@ scope_exit(PyObject *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *
+scope_exit(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return or_swallowed(try_exit(self), Py_NewRef(Py_None));
 }
 
 static PyObject *
@@ -326,6 +371,7 @@ conprof_request_init(PyObject *module)
         {&bind_name, "_bind"},
         {&exit_name, "_exit"},
         {&count_name, "_count"},
+        {&swallow_name, "_swallow"},
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (*names[i].name == NULL &&
