@@ -15,6 +15,7 @@ from conprof_core import (
     http_labels,
     is_running,
     request_scope,
+    swallow,
 )
 
 if TYPE_CHECKING:
@@ -50,35 +51,57 @@ class ConprofMiddleware:
 
     def __init__(self, app: ASGIApp, **options: Any) -> None:
         self.app = app
-        self._profiler = Profiler(**options)
-        self._routes = RouteFinder(app)
-        self._pull = _pull(self._profiler)
         self._started = False
+        self._routes: RouteFinder | None = None
+        self._profiler: Profiler | None = None
+        self._pull: PullASGI | None = None
+        try:
+            self._routes = RouteFinder(app)
+            self._profiler = Profiler(**options)
+            self._pull = _pull(self._profiler)
+        except ConprofError:
+            raise
+        except Exception as error:
+            swallow("asgi", error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if not self._started and kind in ("lifespan", "http", "websocket"):
-            self._start()
-        if self._pull is not None and self._pull.takes(scope):
+        request: _Request | None = None
+        try:
+            if not self._started and kind in ("lifespan", "http", "websocket"):
+                self._start()
+            is_pull = self._pull is not None and self._pull.takes(scope)
+            if not is_pull and kind in ("http", "websocket") and _MARK not in scope:
+                request = self._enter(scope, send)
+        except Exception as error:
+            is_pull = False
+            swallow("asgi", error)
+        if self._pull is not None and is_pull:
             await self._pull(scope, receive, send)
-            return
-        if kind not in ("http", "websocket") or _MARK in scope or not is_running():
+        elif request is None:
             await self.app(scope, receive, send)
-            return
-        request = _Request(scope, send, self._routes)
-        scope[_MARK] = True
-        with request_scope(http_labels(request.method), request.labels) as labels:
+        else:
             try:
                 await self.app(scope, receive, request.send if kind == "http" else send)
             finally:
-                labels.bind(request.final_labels())
+                request.end()
 
     def _start(self) -> None:
         self._started = True
         try:
-            self._profiler.start()
+            if self._profiler is not None:
+                self._profiler.start()
         except ConprofError as error:
             _log.warning("%s", error)
+
+    def _enter(self, scope: Scope, send: Send) -> _Request | None:
+        """Label what this context does, while a profiler runs."""
+        if self._routes is None or not is_running():
+            return None
+        request = _Request(scope, send, self._routes)
+        request.enter()
+        scope[_MARK] = True
+        return request
 
 
 def _pull(profiler: Profiler) -> PullASGI | None:
@@ -93,7 +116,7 @@ def _pull(profiler: Profiler) -> PullASGI | None:
 class _Request:
     """What is known about one request. Routers leave what they matched in the scope."""
 
-    __slots__ = ("_root", "_routes", "_scope", "_send", "_status", "method")
+    __slots__ = ("_labels", "_root", "_routes", "_scope", "_send", "_status", "method")
 
     def __init__(self, scope: Scope, send: Send, routes: RouteFinder) -> None:
         self._scope = scope
@@ -102,6 +125,11 @@ class _Request:
         self._send = send
         self._status = 0
         self.method: str = scope.get("method", "")  # a WebSocket has none
+        self._labels = request_scope(http_labels(self.method), self.labels)
+
+    def enter(self) -> None:
+        """Label what this context does from here on."""
+        self._labels.enter()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -112,6 +140,15 @@ class _Request:
         """The labels, or ``None`` while no route is known. Also called from another thread."""
         route = self._routes.find(self._root, self._scope)
         return None if route is None else http_labels(self.method, route)
+
+    def end(self) -> None:
+        """Bind what is known in the end, and put back what was there. Never raises."""
+        try:
+            self._labels.bind(self.final_labels())
+        except Exception as error:
+            swallow("asgi", error)
+        finally:
+            self._labels.exit()
 
     def final_labels(self) -> LabelSet:
         """The labels once the application has returned."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from conprof_core._config import Config
 from conprof_core._http import UNMATCHED, http_labels
 from conprof_core._labels import LabelSet, label_set, labels
+from conprof_core._log import swallow
 from conprof_core._options import ProfileType
 from conprof_core._profiler import Profiler, flush, is_running, start, stats, stop
 from conprof_core._reconfigure import ControlResult, apply_control, reconfigure
@@ -60,4 +61,5 @@ __all__ = [
     "start",
     "stats",
     "stop",
+    "swallow",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
-from conprof_core import exporters
+from conprof_core import _log, exporters
 from conprof_core._limits import HEAP_SAMPLE_BYTES
 from conprof_core._options import NOWHERE, OPTION_NAMED, OPTIONS, Option, ProfileType
 from conprof_core.errors import ConfigError
@@ -181,13 +181,18 @@ def load(explicit: Mapping[str, object], environ: Mapping[str, str] | None = Non
 
 
 def _parse(option: Option, value: object) -> Any:
-    """Return the value of an option. Raises ``ConfigError``, whatever is the matter with it."""
+    """Return the value of an option; its default, where reading it fails in a way of its own.
+
+    Raises:
+        ConfigError: the value cannot be used.
+    """
     try:
         return option.parse(option.name, value)
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(option.name, value, f"it cannot be read ({error!r})") from error
+        _log.swallow("config", error)
+        return option.parse(option.name, option.default)
 
 
 def _refuse_unknown(name: str, value: object) -> NoReturn:

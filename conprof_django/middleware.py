@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
 
-from conprof_core import UNMATCHED, LabelSet, http_labels, is_running, labels, request_scope
+from conprof_core import (
+    UNMATCHED,
+    LabelSet,
+    RequestScope,
+    http_labels,
+    is_running,
+    labels,
+    request_scope,
+    swallow,
+)
 from conprof_django import conf, pull
 from conprof_django.routes import readable
+
+if TYPE_CHECKING:
+    from conprof_core.pull import Pull
 
 __all__ = ["ConprofMiddleware"]
 
@@ -37,45 +49,74 @@ class ConprofMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        self._by_view_name = conf.label_style() == "view_name"
-        self._pull = conf.pull()
         self._started = False
+        self._by_view_name = False
+        self._pull: Pull | None = None
+        try:
+            self._by_view_name = conf.label_style() == "view_name"
+            self._pull = conf.pull()
+        except Exception as error:
+            swallow("django", error)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        if not self._started:
-            # Flagged when it is done: a request in another thread waits, or it would go unlabelled.
-            conf.start()
-            self._started = True
-        if self._pull is not None and request.path_info.startswith(pull.PREFIX):
-            answer = pull.answer(self._pull, request, is_async=self._is_async)
-            if answer is not None:
-                return answer
-        if not is_running():
-            return self.get_response(request)
+        try:
+            if not self._started:
+                # Flagged when it is done: a request in another thread waits, or it would go
+                # unlabelled.
+                conf.start()
+                self._started = True
+            if self._pull is not None and request.path_info.startswith(pull.PREFIX):
+                answer = pull.answer(self._pull, request, is_async=self._is_async)
+                if answer is not None:
+                    return answer
+        except Exception as error:
+            swallow("django", error)
         if self._is_async:
             return self._serve_async(request)
-        base = http_labels(request.method or "")
-        with request_scope(base, lambda: self._labels(request)) as scope:
-            try:
-                response = cast("HttpResponseBase", self.get_response(request))
-            except BaseException:
-                scope.bind(self._final_labels(request, None))
-                raise
-            bound = self._final_labels(request, response)
-            scope.bind(bound)
-        return _label_body(response, bound)
+        scope = self._enter(request)
+        try:
+            response = cast("HttpResponseBase", self.get_response(request))
+        except BaseException:
+            self._end(scope, request, None)
+            raise
+        self._end(scope, request, response)
+        return response
 
     async def _serve_async(self, request: HttpRequest) -> HttpResponseBase:
-        base = http_labels(request.method or "")
-        with request_scope(base, lambda: self._labels(request)) as scope:
-            try:
-                response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
-            except BaseException:
-                scope.bind(self._final_labels(request, None))
-                raise
+        scope = self._enter(request)
+        try:
+            response = await cast("Awaitable[HttpResponseBase]", self.get_response(request))
+        except BaseException:
+            self._end(scope, request, None)
+            raise
+        self._end(scope, request, response)
+        return response
+
+    def _enter(self, request: HttpRequest) -> RequestScope | None:
+        """Label what this context does, while a profiler runs. Never raises."""
+        try:
+            if is_running():
+                base = http_labels(request.method or "")
+                return request_scope(base, lambda: self._labels(request)).enter()
+        except Exception as error:
+            swallow("django", error)
+        return None
+
+    def _end(
+        self, scope: RequestScope | None, request: HttpRequest, response: HttpResponseBase | None
+    ) -> None:
+        """Bind the scope and leave it; what is streamed later is labelled, too. Never raises."""
+        if scope is None:
+            return
+        try:
             bound = self._final_labels(request, response)
             scope.bind(bound)
-        return _label_body(response, bound)
+            if response is not None:
+                _label_body(response, bound)
+        except Exception as error:
+            swallow("django", error)
+        finally:
+            scope.exit()
 
     def _route(self, request: HttpRequest) -> str | None:
         match = getattr(request, "resolver_match", None)
@@ -99,20 +140,19 @@ class ConprofMiddleware:
         )
 
 
-def _label_body(response: HttpResponseBase, bound: LabelSet) -> HttpResponseBase:
+def _label_body(response: HttpResponseBase, bound: LabelSet) -> None:
     """Have each step of a streamed body labelled, whichever thread or task takes it.
 
     A file that the server sends by itself (``FileResponse`` with ``wsgi.file_wrapper``) stays one.
     """
     if not response.streaming or getattr(response, "file_to_stream", None) is not None:
-        return response
+        return
     if isinstance(response, StreamingHttpResponse):
         scope = labels(dict(bound.items()))
         content: Any = response.streaming_content
         response.streaming_content = (
             _AsyncBody(content, scope) if response.is_async else _Body(content, scope)
         )
-    return response
 
 
 class _Body:

@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 from flask import got_request_exception, request
 
-from conprof_core import Config, ConprofError, Profiler
+from conprof_core import Config, ConprofError, Profiler, swallow
 from conprof_flask.wsgi import Served, labelled, note_rule
 
 if TYPE_CHECKING:
@@ -60,6 +60,14 @@ class Conprof:
                 "this Flask application is profiled already: use Conprof(app) or "
                 "conprof.init_app(app), not both, and call it once per application"
             )
+        try:
+            self._profile(app)
+        except ConprofError:
+            raise
+        except Exception as error:
+            swallow("flask", error)
+
+    def _profile(self, app: Flask) -> None:
         profiler = Profiler(**self._read(app))
         app.extensions["conprof"] = self
 

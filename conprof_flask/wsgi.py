@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from werkzeug.wsgi import ClosingIterator
 
-from conprof_core import UNMATCHED, RequestScope, http_labels, is_running
+from conprof_core import UNMATCHED, RequestScope, http_labels, is_running, swallow
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -55,38 +55,49 @@ def labelled(inner: Method) -> Method:
         served: Served | None = self._conprof  # type: ignore[attr-defined]
         if served is None or (_KEY in environ and environ[_KEY].served is served):
             return inner(self, environ, start_response)
-        if not served.is_started:
-            # Noted when it is done: a request in another thread waits, or it would go unlabelled.
-            served.is_started = served.start(self)
-        if served.pull is not None and served.pull.takes(environ):
-            return served.pull(environ, start_response)
-        if not is_running():
+        request: _Request | None = None
+        try:
+            if not served.is_started:
+                # Noted when it is done: a request in another thread waits, or it would go
+                # unlabelled.
+                served.is_started = served.start(self)
+            pull = served.pull
+            if pull is not None and not pull.takes(environ):
+                pull = None
+            if pull is None and is_running():
+                request = _enter(served, environ, start_response)
+        except Exception as error:
+            swallow("flask", error)
+            pull = None
+        if pull is not None:
+            return pull(environ, start_response)
+        if request is None:
             return inner(self, environ, start_response)
-        method = environ["REQUEST_METHOD"]
-        request = environ[_KEY] = _Request(http_labels(method), True)
-        request.environ, request.method = environ, method
-        request.served, request.start = served, start_response
-        request.enter()
         try:
             body = inner(self, environ, request.start_response)
         except BaseException:
             request.end()
             raise
-        if request.is_bound:
-            request.environ = _NOTHING
-        else:  # the response starts with the body's first step, if ever
-            request.bind_late()
-        if type(body) is not ClosingIterator and _is_ready(body, environ):
-            request.end()
-            return body
-        request.body = body
-        return request
+        return request.body_or_itself(body, environ)
 
     return wsgi_app
 
 
+def _enter(served: Served, environ: WSGIEnvironment, start: StartResponse) -> _Request:
+    method = environ["REQUEST_METHOD"]
+    request = _Request(http_labels(method), True)
+    request.environ, request.method = environ, method
+    request.served, request.start = served, start
+    environ[_KEY] = request
+    request.enter()
+    return request
+
+
 def note_rule(request: Request) -> None:
-    """Tell the layer around ``request`` which rule Flask matched, when no response will."""
+    """Tell the layer around ``request`` which rule Flask matched, when no response will.
+
+    Never raises.
+    """
     noted: _Request | None = request.environ.get(_KEY)
     if noted is not None:
         noted.bind_late()
@@ -118,9 +129,12 @@ class _Request(RequestScope):
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
     ) -> Callable[[bytes], object]:
-        rule = getattr(self.environ.get("werkzeug.request"), "url_rule", None)
-        route = UNMATCHED if rule is None else rule.rule
-        self.bind(http_labels(self.method, route, status[:1]))
+        try:
+            rule = getattr(self.environ.get("werkzeug.request"), "url_rule", None)
+            route = UNMATCHED if rule is None else rule.rule
+            self.bind(http_labels(self.method, route, status[:1]))
+        except Exception as error:
+            swallow("flask", error)
         if exc_info is None:
             return self.start(status, headers)
         return self.start(status, headers, exc_info)
@@ -131,14 +145,37 @@ class _Request(RequestScope):
         return None if rule is None else http_labels(self.method, rule.rule)
 
     def bind_late(self) -> None:
-        """Bind what is known without a response."""
-        self.bind(self.late_labels() or http_labels(self.method, UNMATCHED))
+        """Bind what is known without a response. Never raises."""
+        try:
+            self.bind(self.late_labels() or http_labels(self.method, UNMATCHED))
+        except Exception as error:
+            swallow("flask", error)
+
+    def body_or_itself(self, body: Iterable[bytes], environ: WSGIEnvironment) -> Iterable[bytes]:
+        """Return the body whose end nobody has to wait for, or what waits for it. Never raises."""
+        try:
+            if self.is_bound:
+                self.environ = _NOTHING
+            else:  # the response starts with the body's first step, if ever
+                self.bind_late()
+            if type(body) is not ClosingIterator and _is_ready(body, environ):
+                self.end()
+                return body
+        except Exception as error:
+            swallow("flask", error)
+        self.body = body
+        return self
 
     def end(self) -> None:
-        if not self.is_bound:
-            self.bind_late()
-        self.environ = _NOTHING
-        self.exit()
+        """Bind what is not bound yet, and put back what was there. Never raises."""
+        try:
+            if not self.is_bound:
+                self.bind_late()
+            self.environ = _NOTHING
+        except Exception as error:
+            swallow("flask", error)
+        finally:
+            self.exit()
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.body)

@@ -39,6 +39,9 @@ _COUNTERS_PER_WINDOW = (
     "heap_hooks_detached",
 )
 
+# What ``get_native_id()`` says where gettid() is refused is more than any id (it is -1, unsigned).
+_NO_NATIVE_ID = 1 << 31
+
 # How many there are when the window ends.
 _STANDS_PER_WINDOW = ("threads_untracked", "threads_blocking_signals")
 
@@ -213,8 +216,10 @@ class NativeEngine:
                 _log.log(_log.ERROR, "heap", f"allocations are not profiled: {failed}")
         self._hook_threads()
         for thread in threading.enumerate():
-            if thread.native_id is not None:
-                self._native.name_thread(thread.native_id, valid_text(str(thread.name)))
+            # A library's own class may lack it, and a sandbox may refuse it.
+            native_id = getattr(thread, "native_id", None)
+            if native_id is not None and native_id < _NO_NATIVE_ID:
+                self._native.name_thread(native_id, valid_text(str(thread.name)))
 
     def _tick(self, tick: Callable[[], float]) -> float:
         self._tell()

@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from support.injector import INJECTOR
 from support.process import run_script
 
-# Raises at the start of the n-th function of conprof that conprof itself calls, for each n.
-INJECT = """
-import os, sys, threading, time
-import conprof_core as conprof
-from conprof_core import _log
+SCRIPT = """
+import threading, time
 
-PACKAGE = os.path.dirname(conprof.__file__)
 WHAT = {what!r}
 OPTIONS = dict(export_to="none:", profile_types={types!r}, trace_ids="auto", labels={{"a": "b"}})
-
-class Injected(Exception):
-    pass
-
-class Inject:
-    # The guard itself, and the log, are what all else relies on.
-    def __init__(self, step):
-        self.step, self.steps, self.where = step, 0, None
-    def __call__(self, frame, event, arg):
-        caller = frame.f_back
-        if (
-            event == "call" and caller is not None
-            and caller.f_code.co_filename.startswith(PACKAGE)
-            and frame.f_code.co_filename.startswith(PACKAGE)
-            and not frame.f_code.co_filename.endswith("_log.py")
-        ):
-            self.steps += 1
-            if self.steps == self.step:
-                self.where = (os.path.basename(frame.f_code.co_filename), frame.f_code.co_name)
-                sys.setprofile(None)
-                raise Injected(self.where)
 
 def left():
     timers = open("/proc/self/timers").read().count("ID:") if sys.platform == "linux" else 0
@@ -64,6 +40,7 @@ conprof.start(**OPTIONS)
 STEPS["scope"]()
 conprof.flush(2)
 conprof.stop()
+time.sleep(0.5)  # the threads of this session have ended, too
 before = left()
 step, counted = 0, 0
 while True:
@@ -85,7 +62,7 @@ while True:
     until = time.monotonic() + 5
     while left() != before and time.monotonic() < until:
         time.sleep(0.01)
-    assert left() == before, (step, inject.where, before, left())
+    assert left() == before, ("left behind", step, inject.where, before, left())
     if inject.where is None:
         break
     conprof.start(**OPTIONS)
@@ -99,7 +76,7 @@ print(step - 1, counted)
 @pytest.mark.parametrize("what", ["start", "stop", "flush", "stats", "fork", "scope"])
 def test_an_error_in_any_step(engine: str, what: str) -> None:
     types = "cpu,wall,heap,tasks" if engine == "native" else "cpu,tasks"
-    script = INJECT.format(what=what, types=types)
+    script = INJECTOR + SCRIPT.format(what=what, types=types)
     result = run_script(script, options=("-W", "ignore"), env={"CONPROF_ENGINE": engine})
     steps, counted = map(int, result.stdout.split())
     assert steps > 10, "the premise: there are steps"

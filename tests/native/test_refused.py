@@ -139,13 +139,17 @@ print(process_ns() - before)
     assert total > 0.45e9
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["exec", "before", "after"])
 def test_stacks_where_nobody_says_which_thread_this_is(when: str, tmp_path: Path) -> None:
     """gettid() is refused, and the states of new threads say -1: samples are the threads' own."""
     source = f"""
 def loaded():
     burn(0.2)
 
+if {when!r} == "exec" and "again" not in os.environ:
+    os.environ["again"] = "1"
+    refuse("gettid")
+    os.execv(sys.executable, sys.orig_argv)
 if {when!r} == "before":
     refuse("gettid")
 start()
