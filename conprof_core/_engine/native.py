@@ -27,6 +27,7 @@ __all__ = ["NativeEngine", "NativeWindow"]
 _COUNTERS_PER_WINDOW = (
     "walks_carried",
     "ring_full_carried",
+    "dear_walks_carried",
     "unwalkable",
     "no_stack_room",
     "truncated",

@@ -222,7 +222,9 @@ unreached(const struct conprof_thread *thread, uint64_t now, bool is_rest)
 {
     uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
     uint64_t until = atomic_load_explicit(&thread->unreached_ns, memory_order_relaxed);
-    if (is_rest && now > last && now - last > conprof_threads_longest_residue_ns()) {
+    uint64_t longest =
+        conprof_threads_longest_residue_ns() + CONPROF_LEAST_WORK * thread->handler_ns;
+    if (is_rest && now > last && now - last > longest) {
         return now;
     }
     return until < now ? until : now;
@@ -239,6 +241,10 @@ take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t int
     if (now <= last) {
         return;
     }
+    if (events != 0 && now - last < CONPROF_LEAST_WORK * thread->handler_ns) {
+        count(&conprof_sampler.counters.carried_dear, 1);
+        return;
+    }
     bool is_done = true;
     if (atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
         count(&conprof_sampler.counters.accounted_ns, now - last);
@@ -248,6 +254,9 @@ take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t int
     }
     if (is_done) {
         atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);
+    }
+    if (events != 0) {
+        thread->handler_ns = conprof_cpu_own_ns() - now;
     }
 }
 

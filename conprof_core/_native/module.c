@@ -213,6 +213,7 @@ stats(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         {"samples", c->samples},
         {"walks_carried", c->carried_stale},
         {"ring_full_carried", c->carried_full},
+        {"dear_walks_carried", c->carried_dear},
         {"unwalkable", c->unwalkable},
         {"no_stack_room", c->no_room},
         {"truncated", c->truncated},

@@ -48,12 +48,17 @@ conprof_frame_word(uint64_t uid, uint64_t low)
 /* Walks in a row that may fail before the weight is charged to [unwalkable]. */
 #define CONPROF_MAX_FAILURES 50u
 
+/* A thread is not walked again before it has used so many times the CPU time that its last walk
+ * took: what the handler takes is a tenth at most, however deep the stack is. */
+#define CONPROF_LEAST_WORK 10u
+
 /* Counters since the session began. written by: handlers, relaxed */
 struct conprof_counters {
     _Atomic uint64_t signals;        /* timer signals handled */
     _Atomic uint64_t samples;        /* records emitted */
     _Atomic uint64_t carried_stale;  /* walks given up; weight carried */
     _Atomic uint64_t carried_full;   /* ring full; weight carried */
+    _Atomic uint64_t carried_dear;   /* a walk would have cost too much already; weight carried */
     _Atomic uint64_t unwalkable;     /* walks given up for good */
     _Atomic uint64_t no_room;        /* signals on a stack too small for the handler; carried */
     _Atomic uint64_t truncated;      /* stacks cut */

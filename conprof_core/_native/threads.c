@@ -344,6 +344,7 @@ conprof_threads_arm(pid_t tid, uint32_t name_id, uint64_t since_ns)
     thread->target_uid = 0;
     thread->stack_low = thread->stack_high = 0;
     thread->failures = 0;
+    thread->handler_ns = 0;
     atomic_store(&thread->loop, 0);
     thread->random_state = next_random(&random_state) | 1;
     atomic_store_explicit(&thread->timer, NO_TIMER, memory_order_relaxed);

@@ -66,6 +66,7 @@ struct conprof_thread {
     uintptr_t stack_low, stack_high; /* the thread's own C stack where known, else 0 */
     _Atomic uint64_t last_cpu_ns;    /* CPU time up to which weight was emitted */
     uint32_t failures;               /* walks that failed in a row */
+    uint64_t handler_ns;             /* CPU time of its handler's last run that walked */
     uint64_t random_state;           /* of the timer's jitter */
     uint64_t due_ns;                 /* CPU time at which the next signal is due */
     uint32_t runs;                   /* of its handler, so far; owner: its handler */

@@ -150,7 +150,7 @@ async function load({ quiet = false } = {}) {
 }
 
 // Weight of these samples went to the next one: sums are exact, places are coarser.
-const CARRIED = new Set(["timer_overruns", "walks_carried", "ring_full_carried"]);
+const CARRIED = new Set(["timer_overruns", "walks_carried", "ring_full_carried", "dear_walks_carried"]);
 
 /** What is missing from the range, or was merged, by the probes' own account. */
 function lostNote(reasons) {
