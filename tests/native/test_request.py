@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conprof_core import _labels, _scope, label_set, labels, request_scope
+from conprof_core import _labels, _log, _scope, label_set, labels, request_scope
 
 pytest.importorskip("conprof_core._native")
 pytestmark = pytest.mark.native_core
@@ -28,7 +28,15 @@ def sampling() -> Iterator[None]:
 
 
 @pytest.fixture
-def no_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def errors_raise(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have internal errors come out, which are else swallowed."""
+    monkeypatch.setattr(_log, "raise_internal_errors", True)
+    yield
+    _log.forget_internal_errors()
+
+
+@pytest.fixture
+def no_python(errors_raise: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the Python methods fail."""
 
     def fail(self: object, *_: object) -> Any:
@@ -138,7 +146,7 @@ def test_what_asks_itself_for_labels_is_collected() -> None:
     assert seen() is None
 
 
-def test_without_its_init() -> None:
+def test_without_its_init(errors_raise: None) -> None:
     class Bare(_scope.RequestScope):
         __slots__ = ()
 
