@@ -230,8 +230,9 @@ unreached(const struct conprof_thread *thread, uint64_t now, bool is_rest)
     return until < now ? until : now;
 }
 
-/* SIGNAL-SAFE. Samples or discards the CPU time from the last sample to `now`. */
-static void
+/* SIGNAL-SAFE. Samples or discards the CPU time from the last sample to `now`; false when that is
+ * so little that it is left for the next time. */
+static bool
 take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t interrupted)
 {
     if (!atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
@@ -239,11 +240,11 @@ take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t int
     }
     uint64_t last = atomic_load_explicit(&thread->last_cpu_ns, memory_order_relaxed);
     if (now <= last) {
-        return;
+        return false;
     }
     if (events != 0 && now - last < CONPROF_LEAST_WORK * thread->handler_ns) {
         count(&conprof_sampler.counters.carried_dear, 1);
-        return;
+        return false;
     }
     bool is_done = true;
     if (atomic_load_explicit(&conprof_sampler.is_paused, memory_order_relaxed)) {
@@ -255,9 +256,7 @@ take(struct conprof_thread *thread, uint64_t now, uint32_t events, uintptr_t int
     if (is_done) {
         atomic_store_explicit(&thread->last_cpu_ns, now, memory_order_relaxed);
     }
-    if (events != 0) {
-        thread->handler_ns = conprof_cpu_own_ns() - now;
-    }
+    return true;
 }
 
 /* SIGNAL-SAFE. A timer of the drain's or of the self-test's. */
@@ -318,14 +317,19 @@ handle(int number, siginfo_t *info, void *context)
             uint64_t began = conprof_cpu_own_ns();
             count(&conprof_sampler.counters.signals, 1);
             count(&conprof_sampler.counters.overruns, (uint64_t)info->si_overrun);
+            bool is_taken = false;
             if (conprof_is_room_on_own_stack(thread->stack_low, thread->stack_high)) {
-                take(thread, began, 1, conprof_interrupted_stack(context));
+                is_taken = take(thread, began, 1, conprof_interrupted_stack(context));
             }
             else {
                 count(&conprof_sampler.counters.no_room, 1);
             }
             conprof_threads_jitter(thread);
-            count(&conprof_sampler.counters.handler_ns, conprof_cpu_own_ns() - began);
+            uint64_t took = conprof_cpu_own_ns() - began;
+            count(&conprof_sampler.counters.handler_ns, took);
+            if (is_taken) {
+                thread->handler_ns = took;
+            }
         }
         leave(thread);
     }

@@ -62,16 +62,20 @@ resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 held, ends = [], time.monotonic() + 1
 waiting = threading.Event()
 burn(0.1)
-for size in (1 << 20, 1 << 12, 1 << 6):
+from conprof_core import _native
+refused, until = 0, time.monotonic() + 20
+while not refused and time.monotonic() < until:
+    for size in (1 << 20, 1 << 12, 1 << 6):
+        try:
+            while True:
+                held.append(bytearray(size))
+        except MemoryError:
+            pass
+    time.sleep(0.1)
     try:
-        while True:
-            held.append(bytearray(size))
+        refused = _native.stats()["own_threads_refused"]
     except MemoryError:
         pass
-waiting_until = time.monotonic() + 0.8
-while time.monotonic() < waiting_until:
-    time.sleep(0.05)
-refused = conprof.stats()["engine_stats"]["own_threads_refused"]
 held.clear()
 print(refused > 0)
 conprof.stop()
