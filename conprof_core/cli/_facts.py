@@ -88,15 +88,7 @@ def _engine(config: Config, problems: list[str]) -> dict[str, Any]:
     facts: dict[str, Any] = {"name": engine.name, "reason": reason}
     if engine.name == "native":
         facts["how"] = "one CPU-time timer for each thread; the signal handler walks the stack"
-        number = engine.stats().get("signal_number", 0)
-        facts["signal"] = _signal(number)
-        if number in _blocked_signals():
-            problems.append(
-                f"this process was started with signal {number} blocked, and so are all that are "
-                "started in the same way: threads that keep it blocked cannot be sampled, and what "
-                "they use stands under [not sampled]; see what blocks every signal before it runs "
-                "the program"
-            )
+        facts["signal"] = _signal(engine.stats().get("signal_number", 0))
         return facts
     facts["how"] = f"a thread that samples all threads; {best_clocks().name}"
     if config.engine is None:
@@ -108,17 +100,6 @@ def _engine(config: Config, problems: list[str]) -> dict[str, Any]:
             "demands it"
         )
     return facts
-
-
-def _blocked_signals() -> set[int]:
-    """Return what the main thread blocks: also signals that libc keeps for itself, which the
-    functions of the signal module leave out."""
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            mask = next((int(line[7:], 16) for line in file if line.startswith("SigBlk:")), 0)
-    except OSError:
-        return set()
-    return {bit + 1 for bit in range(mask.bit_length()) if mask >> bit & 1}
 
 
 def _signal(number: int) -> str:

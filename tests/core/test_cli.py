@@ -12,7 +12,7 @@ import pytest
 from support.check_valid import check_bytes
 from support.fake_agent import FakeAgent
 from support.pprof_reader import Profile
-from support.process import Result, run_command, run_script
+from support.process import Result, run_command
 
 from conprof_core.cli import _facts
 from conprof_core.cli import main as main_module
@@ -217,21 +217,6 @@ def test_doctor_finds_problems(env: dict[str, str], words: str) -> None:
     result = conprof("doctor", check=False, **env)
     assert result.returncode == 1
     assert words in result.stdout
-
-
-def test_doctor_names_a_signal_that_its_parent_blocked(native_engine: None) -> None:
-    result = run_script(
-        """
-import ctypes, os, sys
-blocked = ctypes.c_uint64(1 << 31)  # signal 32, which the C library's own functions leave out
-call = {"x86_64": 14, "aarch64": 135}[os.uname().machine]
-assert ctypes.CDLL(None).syscall(call, 0, ctypes.byref(blocked), None, 8) == 0
-os.execv(sys.executable, [sys.executable, "-m", "conprof_core.cli.main", "doctor"])
-""",
-        check=False,
-    )
-    assert result.returncode == 1
-    assert "was started with signal 32 blocked" in result.stdout
 
 
 def test_doctor_and_a_socket_that_may_not_be_opened(tmp_path: Path) -> None:
