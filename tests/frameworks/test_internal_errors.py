@@ -63,7 +63,6 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
-from starlette.testclient import TestClient
 from conprof_asgi import ConprofMiddleware
 async def item(request):
     return PlainTextResponse(f"item {request.path_params['number']}")
